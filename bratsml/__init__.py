@@ -1,0 +1,1 @@
+"""Experiment platform for 3-D brain-tumour segmentation on BraTS MRI."""

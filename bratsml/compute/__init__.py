@@ -1,0 +1,1 @@
+"""Where the work runs: device, precision, and the launchers of folds."""

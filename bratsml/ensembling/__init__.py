@@ -1,0 +1,1 @@
+"""Averaging probabilities of several trained networks."""

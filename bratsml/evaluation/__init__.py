@@ -1,0 +1,1 @@
+"""From predictions and references to the table of case x region scores."""

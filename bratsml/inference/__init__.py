@@ -1,0 +1,1 @@
+"""From a trained network to a prediction on the case's own grid."""

@@ -1,0 +1,1 @@
+"""Scores of one mask against another: arrays in, numbers out."""

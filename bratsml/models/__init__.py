@@ -1,0 +1,1 @@
+"""The networks, one architecture per file with its Config."""
