@@ -1,0 +1,165 @@
+"""The command line: arguments in, one workflow called, one-line errors out; no logic.
+
+Nothing heavy is imported before a command really runs, so that ``--help`` answers at once. An empty
+value means "not given": MLproject passes every parameter, set or not.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bratsml.errors import BratsmlError
+
+app = typer.Typer(
+    help="Experiments in 3-D brain-tumour segmentation on BraTS MRI.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[str, typer.Option(help="Picks experiments/MODEL.yaml, e.g. unet.")]
+ExperimentFile = Annotated[str, typer.Option(help="Experiment file, instead of a model.")]
+Data = Annotated[
+    str,
+    typer.Option(help="Folder of raw cases or a preprocessed store; the phantom set if not given."),
+]
+Epochs = Annotated[str, typer.Option(help="Shorthand for --set train.epochs=N.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Overrides of any setting: 'optim.lr=3e-4 train.epochs=50'."),
+]
+
+
+@app.command()
+def preprocess(
+    data: Data = "",
+    out: Annotated[str, typer.Option(help="Folder of the store to make.")] = "",
+    recipe: Annotated[str, typer.Option(help="native or resize128.")] = "native",
+    scheme: Annotated[str, typer.Option(help="Label scheme; told by the names if auto.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes; 0 for one per core.")] = 0,
+    allow_rejected: Annotated[
+        bool, typer.Option("--allow-rejected", help="Exit 0 although cases were rejected.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend headers that can be mended, and log it.")
+    ] = False,
+    manifest: Annotated[str, typer.Option(help="SHA256SUMS file to check the files by.")] = "",
+) -> None:
+    """Check, orient, crop and normalise raw cases into a store of arrays."""
+    from bratsml.workflows.preprocess import preprocess as work
+
+    work(
+        data=data,
+        out=out,
+        recipe=recipe or "native",
+        label_scheme=None if scheme in ("", "auto") else scheme,
+        workers=workers or None,
+        allow_rejected=allow_rejected,
+        repair=repair,
+        manifest=Path(manifest) if manifest else None,
+    )
+
+
+@app.command()
+def train(
+    model: Model = "",
+    experiment: ExperimentFile = "",
+    data: Data = "",
+    split: Annotated[
+        str, typer.Option(help="Fold to validate on, a split file, or FILE:FOLD.")
+    ] = "",
+    epochs: Epochs = "",
+    set_: Overrides = None,
+    fork: Annotated[
+        bool, typer.Option("--fork", help="Start a new run although an equal one is finished.")
+    ] = False,
+) -> None:
+    """Train one model, validated on one fold."""
+    from bratsml.workflows.request import Request
+    from bratsml.workflows.train import train as work
+
+    work(Request(model, experiment, data, epochs, set_ or (), fork), split=split)
+
+
+@app.command()
+def cv(
+    model: Model = "",
+    experiment: ExperimentFile = "",
+    data: Data = "",
+    folds: Annotated[str, typer.Option(help="Shorthand for --set split.folds=N.")] = "",
+    epochs: Epochs = "",
+    set_: Overrides = None,
+    fork: Annotated[
+        bool, typer.Option("--fork", help="Start a new run although an equal one is finished.")
+    ] = False,
+) -> None:
+    """Cross-validate a model: one run per fold under one parent."""
+    from bratsml.workflows.cv import cross_validate as work
+    from bratsml.workflows.request import Request
+
+    work(Request(model, experiment, data, epochs, set_ or (), fork), folds=folds)
+
+
+@app.command()
+def ensemble(
+    run: Annotated[str, typer.Option(help="Id of a cv run; the latest finished if empty.")] = "",
+    data: Annotated[str, typer.Option(help="Data of that run; as recorded if empty.")] = "",
+    average: Annotated[str, typer.Option(help="probabilities or logits.")] = "probabilities",
+) -> None:
+    """Average the folds of a cv run over its held-out test split."""
+    from bratsml.workflows.ensemble import ensemble as work
+
+    work(run=run, data=data, average=average)
+
+
+@app.command()
+def predict(
+    runs: Annotated[str, typer.Option(help="Run ids, comma-separated; a cv run: its folds.")] = "",
+    checkpoint: Annotated[str, typer.Option(help="Checkpoint files, comma-separated.")] = "",
+    data: Annotated[str, typer.Option(help="Folder of raw cases; labels are not needed.")] = "",
+    out: Annotated[str, typer.Option(help="Folder for one label map per case.")] = "predictions",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Predict again what is already there.")
+    ] = False,
+) -> None:
+    """Segment cases with one model or the mean of several."""
+    from bratsml.workflows.predict import predict as work
+
+    work(runs=runs, checkpoint=checkpoint, data=data, out=out or "predictions", overwrite=overwrite)
+
+
+@app.command()
+def phantom(
+    out: Annotated[str, typer.Option(help="Folder to write.")] = "data/phantom",
+    cases: Annotated[int, typer.Option(help="Number of cases; 0 for the default set.")] = 0,
+    layout: Annotated[str, typer.Option(help="brats2021, brats2023 or decathlon.")] = "",
+    shape: Annotated[str, typer.Option(help="Voxels as X,Y,Z.")] = "",
+    seed: Annotated[int, typer.Option(help="Another seed, other patients.")] = 0,
+) -> None:
+    """Write synthetic patients as NIfTI files in a BraTS layout."""
+    from bratsml.workflows.phantom import phantom as work
+
+    work(out=out, cases=cases, layout=layout, shape=shape, seed=seed)
+
+
+def main() -> None:
+    """Run the command line; what a user can cause ends in one sentence and exit code 1."""
+    # nothing this project reads back is a pickle, so MLflow must not open one either
+    os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    try:
+        app()
+    except BratsmlError as error:
+        print(f"bratsml: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("bratsml: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Whole cases through a network: window inference, back to the case's own grid, scored there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from bratsml.data.store import CaseMeta, Store
+from bratsml.evaluation.evaluate import EvaluationConfig, case_table, score_case, summarize
+from bratsml.geometry import Shape
+from bratsml.inference.restore import restore
+from bratsml.inference.window import InferenceConfig, predict_probabilities
+from bratsml.labels import LabelScheme
+from bratsml.models.output import Output
+
+Probabilities = npt.NDArray[np.float32]
+"""Shape ``(C, X, Y, Z)`` on the case's own grid, one channel per output of the network."""
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network and how it is applied to a whole case.
+
+    Attributes:
+        window: Voxels of one inference window.
+        autocast: Gives the context in which forward passes run.
+    """
+
+    model: nn.Module
+    output: Output
+    window: Shape
+    inference: InferenceConfig
+    autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+
+    def stored_grid(self, image: npt.NDArray[np.generic]) -> Tensor:
+        """Probabilities of shape ``(C, X, Y, Z)`` on the grid of the stored image."""
+        device = next(self.model.parameters()).device
+        return predict_probabilities(
+            self.model,
+            self.output,
+            torch.from_numpy(np.array(image, dtype=np.float32)),
+            self.window,
+            self.inference,
+            device,
+            self.autocast,
+        )
+
+    def own_grid(self, image: npt.NDArray[np.generic], meta: CaseMeta) -> Probabilities:
+        """Probabilities on the case's own grid; voxels outside the crop are background."""
+        return restore_probabilities(self.stored_grid(image).numpy(), meta, self.output)
+
+
+def restore_probabilities(stored: Probabilities, meta: CaseMeta, output: Output) -> Probabilities:
+    """Bring probabilities from the stored to the case's own grid.
+
+    Outside the crop every channel is 0, except that with exclusive classes the background is 1.
+    """
+    whole: Probabilities = restore(stored, meta, linear=True).astype(np.float32, copy=False)
+    if output.exclusive:
+        whole[0] += 1.0 - whole.sum(axis=0)
+    return whole
+
+
+@dataclass
+class CaseScorer:
+    """Scores a network on the cases of one split, each on its own grid against its own labels.
+
+    Attributes:
+        loss: Given logits and target on the stored grid; ``None`` leaves the loss out.
+    """
+
+    store: Store
+    case_ids: Sequence[str]
+    scheme: LabelScheme
+    evaluation: EvaluationConfig
+    loss: nn.Module | None = None
+
+    def score(self, predictor: Predictor, prefix: str) -> tuple[dict[str, float], pd.DataFrame]:
+        """Summary metrics (names start with ``prefix/``) and the case x region table."""
+        rows, losses = [], []
+        for case_id, stored, whole in self.predictions(predictor):
+            rows += self.rows(case_id, predictor.output, whole)
+            if self.loss is not None:
+                losses.append(self._loss_of(case_id, stored, predictor.output))
+        table = case_table(rows)
+        metrics = summarize(table, prefix)
+        if losses:
+            metrics[f"{prefix}/loss"] = float(np.mean(losses))
+        return metrics, table
+
+    def predictions(self, predictor: Predictor) -> Iterator[tuple[str, Tensor, Probabilities]]:
+        """``(case id, probabilities on the stored grid, on the own grid)``, one case at a time."""
+        for case_id in self.case_ids:
+            stored = predictor.stored_grid(self.store.image(case_id))
+            meta = self.store.meta(case_id)
+            yield case_id, stored, restore_probabilities(stored.numpy(), meta, predictor.output)
+
+    def rows(
+        self, case_id: str, output: Output, probabilities: Probabilities
+    ) -> list[dict[str, object]]:
+        """Table rows of one case, given probabilities on its own grid."""
+        masks = output.region_masks(torch.from_numpy(probabilities)).numpy()
+        return score_case(
+            case_id,
+            masks,
+            self.reference(case_id, output.regions),
+            output.regions,
+            self.store.meta(case_id).spacing_mm,
+            self.evaluation,
+        )
+
+    def reference(self, case_id: str, regions: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Region stack ``(R, X, Y, Z)`` of the case's own label map."""
+        return self.scheme.region_stack(self.store.reference(case_id), regions)
+
+    def _loss_of(self, case_id: str, stored: Tensor, output: Output) -> float:
+        """Loss on the whole stored case, from probabilities turned back into logits."""
+        assert self.loss is not None
+        label = torch.from_numpy(np.array(self.store.label(case_id)))[None, None]
+        tiny = 1e-6
+        clamped = stored.clamp(tiny, 1 - tiny)[None]
+        logits = clamped.log() if output.exclusive else clamped.logit()
+        with torch.inference_mode():
+            return float(self.loss(logits, output.target(label)))

@@ -1,0 +1,247 @@
+"""``cv``: one parent run, one child run per fold, and what the folds say together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bratsml.compute.device import count_gpus
+from bratsml.compute.launcher import Job, Outcome
+from bratsml.data.folds import Split, make_split
+from bratsml.errors import BratsmlError, TrackingError
+from bratsml.evaluation.evaluate import case_table, summarize
+from bratsml.evaluation.intervals import bootstrap_mean
+from bratsml.figures.curves import fold_curves
+from bratsml.metrics import METRIC_VERSION
+from bratsml.tracking.mlflow_tracker import find_finished_run, open_run
+from bratsml.tracking.tracker import Tracker
+from bratsml.workflows.console import console, duration, say, warn
+from bratsml.workflows.estimate import estimate, say_estimate
+from bratsml.workflows.fold import (
+    RESULT_FILE,
+    SCORES_FILE,
+    FoldJob,
+    describe_setup,
+    fingerprint,
+)
+from bratsml.workflows.fold_board import FoldBoard
+from bratsml.workflows.fold_table import fold_table, print_fold_table
+from bratsml.workflows.request import Prepared, Request, prepare, whole_number
+from bratsml.workflows.view import say_how_to_view
+
+CURVES = ("train/loss", "val/loss", "val/dice/ET", "val/dice/TC", "val/dice/WT", "val/dice/mean")
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """One cross-validation: what it is made of and where its folds work."""
+
+    prepared: Prepared
+    split: Split
+    folder: Path
+
+    def fold_folder(self, fold: int) -> Path:
+        """Folder of one fold's checkpoints, results and log."""
+        return self.folder / f"fold_{fold}"
+
+    @property
+    def folds(self) -> range:
+        """Fold numbers."""
+        return range(len(self.split.folds))
+
+    def result(self, fold: int) -> dict[str, Any] | None:
+        """What a finished fold left behind, or ``None``."""
+        path = self.fold_folder(fold) / RESULT_FILE
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def cross_validate(request: Request, folds: str = "") -> str:
+    """Run or finish a cross-validation; returns the parent's run id.
+
+    Folds that an earlier start of the same request finished are kept; the others are resumed. A fold
+    that fails leaves the others standing.
+
+    Raises:
+        BratsmlError: Bad input, before any work; or folds failed, after the others are done.
+    """
+    shorthand = {"split": {"folds": whole_number("folds", folds, 2)}} if folds else {}
+    prepared = prepare(request, shorthand)
+    experiment, store = prepared.experiment, prepared.store
+    split = make_split([store.meta(case_id) for case_id in store.case_ids], experiment.split)
+    key = fingerprint("cv", experiment, store, split)
+    finished = None if request.fork else find_finished_run(key, root=prepared.root)
+    if finished:
+        say(f"already done: run {finished} is this cross-validation; --fork runs it anew")
+        return finished
+    tracker = open_run(
+        command="cv",
+        experiment_name="bratsml",
+        run_name=f"cv {experiment.name}",
+        fingerprint=key,
+        root=prepared.root,
+        fork=request.fork,
+    )
+    folder = prepared.root / "outputs" / f"cv-{experiment.name}-{tracker.run_id[:8]}"
+    run = CrossValidation(prepared, split, folder)
+    try:
+        outcomes = _run_folds(run, tracker)
+        _summarize(run, outcomes, tracker)
+    except BaseException as error:
+        tracker.set_tags({"bratsml.error": str(error)[:500] or type(error).__name__})
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt | Stopped) else "FAILED")
+        raise
+    tracker.finish("FINISHED")
+    say_how_to_view(prepared.root, tracker)
+    return tracker.run_id
+
+
+class Stopped(BratsmlError):
+    """The work was asked to stop; everything is saved."""
+
+
+def _run_folds(run: CrossValidation, tracker: Tracker) -> list[Outcome]:
+    prepared = run.prepared
+    describe_setup(tracker, prepared.experiment, prepared.store, run.split)
+    tracker.log_params({"num_folds": len(run.split.folds), "num_test": len(run.split.test)})
+    missing = [fold for fold in run.folds if run.result(fold) is None]
+    if len(missing) < len(run.folds):
+        say(f"{len(run.folds) - len(missing)} of {len(run.folds)} folds are already done")
+    launcher = prepared.experiment.launcher.build(count_gpus(prepared.experiment.compute))
+    say_estimate(
+        estimate(prepared.experiment, prepared.store, run.split),
+        num_folds=len(missing),
+        parallel=launcher.parallel,
+    )
+    jobs = [_job(run, fold, tracker.run_id) for fold in missing]
+    total = prepared.experiment.train.epochs
+    with FoldBoard([run.fold_folder(fold) for fold in run.folds], total, tracker) as board:
+        outcomes = launcher.run(jobs, board.update)
+    _refuse_unfinished(run, outcomes)
+    return outcomes
+
+
+def _job(run: CrossValidation, fold: int, parent_run: str) -> Job:
+    folder = run.fold_folder(fold)
+    record = folder / "job.json"
+    FoldJob(
+        experiment=run.prepared.experiment.tree(),
+        store=str(run.prepared.store.path),
+        split=run.split.to_tree(),
+        fold=fold,
+        parent_run=parent_run,
+        root=str(run.prepared.root),
+        folder=str(folder),
+        score_untrained=run.prepared.is_phantom,
+    ).save(record)
+    return Job(f"fold {fold}", "bratsml.workflows.fold", record, folder / "fold.log")
+
+
+def _refuse_unfinished(run: CrossValidation, outcomes: Sequence[Outcome]) -> None:
+    """Say which folds are missing and why, when some are."""
+    failed = [outcome for outcome in outcomes if outcome.state == "failed"]
+    for outcome in failed:
+        warn(f"{outcome.job.name} failed: {outcome.last_line}")
+    missing = [fold for fold in run.folds if run.result(fold) is None]
+    if failed:
+        raise TrackingError(
+            f"{len(failed)} of {len(run.folds)} folds failed (logs in {run.folder.name}/fold_*/"
+            "fold.log); the others are kept, the same command runs what is missing"
+        )
+    if missing:
+        raise Stopped(
+            f"stopped with {len(run.folds) - len(missing)} of {len(run.folds)} folds done; "
+            "everything is saved, the same command goes on"
+        )
+
+
+def _summarize(run: CrossValidation, outcomes: Sequence[Outcome], tracker: Tracker) -> None:
+    """Fold table, out-of-fold scores per case, fold-mean curves, description."""
+    results = [run.result(fold) for fold in run.folds]
+    table = pd.concat(
+        [pd.read_csv(run.fold_folder(fold) / SCORES_FILE).assign(fold=fold) for fold in run.folds],
+        ignore_index=True,
+    )
+    summary = fold_table(table)
+    untrained = _untrained_dice(run)
+    print_fold_table(summary, untrained)
+    tracker.log_table(table, "scores/out_of_fold")
+    tracker.log_table(summary, "scores/folds")
+    metrics = summarize(case_table(table.to_dict("records")), "oof")
+    means = table.groupby("case")["dice"].mean().to_numpy()
+    low, high = bootstrap_mean(means, seed=run.prepared.experiment.seed)
+    metrics |= {"oof/dice/mean_low95": low, "oof/dice/mean_high95": high}
+    if untrained is not None:
+        metrics["untrained/dice/mean"] = untrained
+    tracker.log_metrics(metrics, step=0)
+    say(
+        f"out-of-fold mean Dice {metrics['oof/dice/mean']:.3f} over {len(means)} cases "
+        f"(95 % bootstrap interval {low:.3f} to {high:.3f}); test split of "
+        f"{len(run.split.test)} not opened"
+    )
+    children = [tracker.child(f"fold {r['fold']}", key=f"fold_{r['fold']}") for r in results if r]
+    curves = _fold_mean_curves(children, tracker)
+    tracker.log_figure(fold_curves(curves), "curves")
+    tracker.describe(_description(run, summary, metrics))
+
+
+def _untrained_dice(run: CrossValidation) -> float | None:
+    values = []
+    for fold in run.folds:
+        path = run.fold_folder(fold) / "untrained.json"
+        if path.is_file():
+            values.append(json.loads(path.read_text(encoding="utf-8"))["untrained/dice/mean"])
+    return float(np.mean(values)) if values else None
+
+
+def _fold_mean_curves(children: Sequence[Tracker], tracker: Tracker) -> pd.DataFrame:
+    """Log the mean over folds of every curve on the parent, for the epochs that all folds have.
+
+    Returns the folds' curves in long form: ``fold``, ``metric``, ``epoch``, ``value``.
+    """
+    rows: list[dict[str, Any]] = []
+    for fold, child in enumerate(children):
+        for name in CURVES:
+            rows += [
+                {"fold": fold, "metric": name, "epoch": step, "value": value}
+                for step, value in child.history(name)
+            ]
+    curves = pd.DataFrame(rows, columns=["fold", "metric", "epoch", "value"])
+    for epoch, of_epoch in curves.groupby("epoch"):
+        complete = {
+            str(name): float(values.mean())
+            for name, values in of_epoch.groupby("metric")["value"]
+            if len(values) == len(children)
+        }
+        if complete:
+            tracker.log_metrics(complete, step=int(str(epoch)))
+    return curves
+
+
+def _description(run: CrossValidation, summary: pd.DataFrame, metrics: dict[str, float]) -> str:
+    experiment = run.prepared.experiment
+    header = " | ".join(str(name) for name in summary.columns)
+    lines = [
+        f"**{experiment.name}**: {len(run.folds)}-fold cross-validation of `{experiment.model.kind}` "
+        f"on {sum(map(len, run.split.folds))} cases.",
+        "",
+        f"| {header} |",
+        "|" + "---|" * len(summary.columns),
+    ]
+    for row in summary.itertuples(index=False):
+        cells = (f"{v:.4f}" if isinstance(v, float) else str(v) for v in row)
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"Out-of-fold mean Dice {metrics['oof/dice/mean']:.4f} "
+        f"(95 % bootstrap interval over cases {metrics['oof/dice/mean_low95']:.4f} to "
+        f"{metrics['oof/dice/mean_high95']:.4f}). Metrics: {METRIC_VERSION}. Each fold's checkpoint "
+        "was chosen on its own validation cases, so these numbers lean to the good side; the test "
+        f"split ({len(run.split.test)} cases) has not been opened.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,332 @@
+"""One training run from store to scores: the work of ``train``, and of each fold of ``cv``.
+
+Run as ``python -m bratsml.workflows.fold record.json`` it is a job of a launcher.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from bratsml.compute.device import seed_everything
+from bratsml.compute.launcher import STOPPED_EXIT_CODE, stop_when_parent_ends
+from bratsml.config import Tree, build_config, to_yaml
+from bratsml.data.folds import Split
+from bratsml.data.loader import PatchLoader
+from bratsml.data.store import Store
+from bratsml.errors import BratsmlError
+from bratsml.evaluation.evaluate import summarize
+from bratsml.evaluation.whole_cases import CaseScorer, Predictor
+from bratsml.experiment import Experiment
+from bratsml.figures.overlay import overlay_figure
+from bratsml.files import sha256_of_json, write_json, write_text
+from bratsml.labels import LabelScheme, get_scheme
+from bratsml.metrics import METRIC_VERSION
+from bratsml.models.output import Output
+from bratsml.models.registry import count_parameters
+from bratsml.tracking.environment import describe_environment
+from bratsml.tracking.mlflow_tracker import attach_run
+from bratsml.tracking.tracker import Tracker
+from bratsml.training.checkpoint import CheckpointFolder, load_checkpoint
+from bratsml.training.hooks import Hook, ProgressHook
+from bratsml.training.loop import FitResult, Validation, fit
+from bratsml.workflows.console import say
+
+RESULT_FILE = "result.json"
+SCORES_FILE = "scores.csv"
+PROGRESS_FILE = "progress.json"
+
+
+@dataclass(frozen=True)
+class FoldJob:
+    """The record of one fold: all that a process of its own needs, as JSON."""
+
+    experiment: Tree
+    store: str
+    split: Tree
+    fold: int
+    parent_run: str
+    root: str
+    folder: str
+    score_untrained: bool
+
+    def save(self, path: Path) -> None:
+        """Write the record."""
+        write_json(path, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> FoldJob:
+        """Read a record back."""
+        return cls(**json.loads(path.read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class FoldWork:
+    """The parts of one training run, built and fitting each other."""
+
+    experiment: Experiment
+    store: Store
+    split: Split
+    fold: int
+    scheme: LabelScheme
+    output: Output
+    folder: Path
+
+    @classmethod
+    def build(
+        cls, experiment: Experiment, store: Store, split: Split, fold: int, folder: Path
+    ) -> FoldWork:
+        """Compose the parts; cheap, nothing is trained."""
+        scheme = get_scheme(store.label_scheme)
+        output = experiment.output.build(scheme)
+        return cls(experiment, store, split, fold, scheme, output, folder)
+
+    def model(self) -> nn.Module:
+        """A freshly seeded network."""
+        seed_everything(self.experiment.seed)
+        return self.experiment.model.build(4, self.output.num_channels)
+
+    def predictor(self, model: nn.Module) -> Predictor:
+        """The network as it is applied to whole cases."""
+        return Predictor(model, self.output, self.experiment.window, self.experiment.inference)
+
+    def scorer(self, case_ids: tuple[str, ...], with_loss: bool = False) -> CaseScorer:
+        """Scores on those cases."""
+        loss = self.experiment.loss.build(self.output.exclusive) if with_loss else None
+        return CaseScorer(self.store, case_ids, self.scheme, self.experiment.evaluation, loss)
+
+    @property
+    def checkpoints(self) -> CheckpointFolder:
+        """Where this run keeps its checkpoints."""
+        return CheckpointFolder(self.folder / "checkpoints")
+
+
+def run_fold(work: FoldWork, tracker: Tracker, score_untrained: bool = False) -> FitResult:
+    """Train, score the best checkpoint on the validation fold, log everything, finish the run.
+
+    Resumes from the folder's last checkpoint by itself. After a request to stop, the run is saved
+    and marked KILLED.
+    """
+    try:
+        log_setup(work, tracker)
+        model = work.model()
+        tracker.log_params({"model.parameters": count_parameters(model)})
+        if score_untrained and not work.checkpoints.has_last:
+            _log_untrained(work, model, tracker)
+        result = _fit(work, model, tracker)
+        if result.stopped_by == "signal":
+            tracker.finish("KILLED")
+            return result
+        _log_results(work, model, result, tracker)
+        tracker.finish("FINISHED")
+        return result
+    except BaseException as error:
+        tracker.set_tags({"bratsml.error": str(error)[:500] or type(error).__name__})
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+
+
+def log_setup(work: FoldWork, tracker: Tracker) -> None:
+    """What the run is made of: configuration, data, split, code, machine."""
+    describe_setup(tracker, work.experiment, work.store, work.split)
+    training, validation = work.split.training(work.fold), work.split.validation(work.fold)
+    tracker.log_params(
+        {"fold": work.fold, "num_training": len(training), "num_validation": len(validation)}
+    )
+
+
+def describe_setup(tracker: Tracker, experiment: Experiment, store: Store, split: Split) -> None:
+    """Log configuration, dataset, split, code version and hardware."""
+    from bratsml.config import flatten
+
+    tracker.log_params(flatten(experiment.tree()))
+    tracker.log_params(
+        {
+            "dataset.hash": store.dataset_hash[:16],
+            "split.hash": split.hash[:16],
+            "metric_version": METRIC_VERSION,
+        }
+    )
+    tracker.log_text(to_yaml(experiment), "experiment.yaml")
+    tracker.log_json(split.to_tree(), "split.json")
+    tags, environment = describe_environment()
+    tracker.set_tags(tags)
+    tracker.log_json(environment, "environment.json")
+
+
+def _fit(work: FoldWork, model: nn.Module, tracker: Tracker) -> FitResult:
+    experiment = work.experiment
+    loss = experiment.loss.build(work.output.exclusive)
+    loader = PatchLoader(
+        work.store, work.split.training(work.fold), experiment.loader, experiment.seed
+    )
+    scorer = work.scorer(work.split.validation(work.fold), with_loss=True)
+
+    def validate(current: nn.Module, epoch: int) -> Validation:
+        metrics, table = scorer.score(work.predictor(current), "val")
+        return Validation(score=metrics["val/dice/mean"], metrics=metrics, table=table)
+
+    hooks: list[Hook] = [ProgressHook(f"fold {work.fold}"), ProgressFile(work.folder)]
+    return fit(
+        model=model,
+        loss=loss,
+        target_of=work.output.target,
+        loader=loader,
+        validate=validate,
+        optim=experiment.optim,
+        schedule=experiment.schedule,
+        config=experiment.train,
+        compute=experiment.compute,
+        checkpoints=work.checkpoints,
+        tracker=tracker,
+        hooks=hooks,
+        config_tree=checkpoint_config(work),
+        seed=experiment.seed,
+    )
+
+
+def checkpoint_config(work: FoldWork) -> Tree:
+    """What a checkpoint must agree with to be resumed, and needs to be used elsewhere."""
+    return {
+        "experiment": work.experiment.what_decides_the_result(),
+        "dataset_hash": work.store.dataset_hash,
+        "split_hash": work.split.hash,
+        "fold": work.fold,
+    }
+
+
+def _log_untrained(work: FoldWork, model: nn.Module, tracker: Tracker) -> None:
+    scorer = work.scorer(work.split.validation(work.fold))
+    metrics, _ = scorer.score(work.predictor(model), "untrained")
+    tracker.log_metrics(metrics, step=0)
+    write_json(work.folder / "untrained.json", metrics)
+
+
+def _log_results(work: FoldWork, model: nn.Module, result: FitResult, tracker: Tracker) -> None:
+    """Score the best checkpoint once more on the validation fold; tables, pictures, description."""
+    best = load_checkpoint(work.checkpoints.best_path)
+    model.load_state_dict(best["ema"] or best["model"])
+    scorer = work.scorer(work.split.validation(work.fold))
+    metrics, table = scorer.score(work.predictor(model), "best")
+    tracker.log_metrics(metrics, step=result.best_epoch)
+    tracker.log_table(table, "scores/validation")
+    _log_overlays(work, model, table, tracker)
+    tracker.log_checkpoint(work.checkpoints.best_path, "best", result.best_epoch, metrics)
+    tracker.describe(_description(work, metrics, result))
+    write_text(work.folder / SCORES_FILE, table.to_csv(index=False))
+    write_json(
+        work.folder / RESULT_FILE,
+        {
+            "fold": work.fold,
+            "run_id": tracker.run_id,
+            "metrics": metrics,
+            "best_epoch": result.best_epoch,
+            "epochs_done": result.epochs_done,
+            "stopped_by": result.stopped_by,
+        },
+    )
+
+
+def _log_overlays(work: FoldWork, model: nn.Module, table: pd.DataFrame, tracker: Tracker) -> None:
+    """Pictures of the worst, median and best validation case by mean Dice over regions."""
+    means = table.groupby("case")["dice"].mean().sort_values(kind="stable")
+    places = {"worst": 0, "median": (len(means) - 1) // 2, "best": len(means) - 1}
+    predictor, scorer = work.predictor(model), work.scorer(tuple(means.index))
+    drawn: dict[str, Any] = {}
+    for place, index in places.items():
+        case_id = str(means.index[index])
+        if case_id not in drawn:
+            image, meta = work.store.image(case_id), work.store.meta(case_id)
+            from bratsml.inference.restore import restore
+
+            masks = work.output.region_masks(torch.from_numpy(predictor.own_grid(image, meta)))
+            drawn[case_id] = overlay_figure(
+                restore(np.asarray(image, dtype=np.float32), meta, linear=True),
+                scorer.reference(case_id, work.output.regions),
+                masks.numpy(),
+                work.output.regions,
+                f"{place}: {case_id}, mean Dice {means.iloc[index]:.3f}",
+            )
+        tracker.log_figure(drawn[case_id], f"overlays/{place}_{case_id}")
+
+
+def _description(work: FoldWork, metrics: dict[str, float], result: FitResult) -> str:
+    lines = [
+        f"**{work.experiment.name}**, fold {work.fold}: {result.epochs_done} epochs "
+        f"(ended by: {result.stopped_by}), best at epoch {result.best_epoch}.",
+        "",
+        "| region | Dice | HD95 (mm) |",
+        "|---|---|---|",
+    ]
+    for region in (*work.output.regions, "mean"):
+        hd95 = metrics.get(f"best/hd95/{region}", float("nan"))
+        lines.append(f"| {region} | {metrics[f'best/dice/{region}']:.4f} | {hd95:.2f} |")
+    lines += [
+        "",
+        f"Metrics: {METRIC_VERSION}. The checkpoint was chosen on these same cases, so the numbers "
+        "lean to the good side; the test split has not been opened.",
+    ]
+    return "\n".join(lines)
+
+
+class ProgressFile(Hook):
+    """Writes how far a fold has come, for the parent to show."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / PROGRESS_FILE
+
+    def on_epoch_end(self, epoch: int, epochs: int, metrics: dict[str, float]) -> None:
+        """Write epoch, target and the last validation Dice."""
+        write_json(
+            self.path,
+            {
+                "epoch": epoch + 1,
+                "epochs": epochs,
+                "seconds": metrics.get("epoch_seconds", 0.0),
+                "dice": metrics.get("val/dice/mean"),
+            },
+        )
+
+
+def fingerprint(
+    command: str, experiment: Experiment, store: Store, split: Split, *more: Any
+) -> str:
+    """Equal for two requests that must give the same result; the key under which runs are resumed."""
+    return sha256_of_json(
+        [command, experiment.what_decides_the_result(), store.dataset_hash, split.hash, *more]
+    )
+
+
+def main() -> None:
+    """Run the job of a record; exit 143 when it was asked to stop and saved."""
+    stop_when_parent_ends()
+    job = FoldJob.load(Path(sys.argv[1]))
+    try:
+        experiment = build_config(Experiment, job.experiment)
+        work = FoldWork.build(
+            experiment,
+            Store.open(Path(job.store)),
+            Split.from_tree(job.split),
+            job.fold,
+            Path(job.folder),
+        )
+        parent = attach_run(job.parent_run, root=Path(job.root))
+        tracker = parent.child(f"{experiment.name}, fold {job.fold}", key=f"fold_{job.fold}")
+        result = run_fold(work, tracker, job.score_untrained)
+    except BratsmlError as error:
+        say(f"bratsml: {error}")
+        sys.exit(1)
+    if result.stopped_by == "signal":
+        sys.exit(STOPPED_EXIT_CODE)
+
+
+if __name__ == "__main__":
+    main()

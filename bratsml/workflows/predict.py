@@ -1,0 +1,106 @@
+"""``predict``: label maps for new cases, on their own grids, with fresh headers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from bratsml.data.cases import CaseFiles, discover_cases
+from bratsml.data.nifti import write_label_map
+from bratsml.data.preprocess import prepare_case
+from bratsml.data.rejected import write_rejected
+from bratsml.ensembling.ensemble import average
+from bratsml.errors import ConfigError, DataError
+from bratsml.evaluation.whole_cases import restore_probabilities
+from bratsml.tracking.store import project_root
+from bratsml.workflows.console import console, say, warn
+from bratsml.workflows.trained import (
+    TrainedModels,
+    load_trained,
+    members_of_files,
+    members_of_runs,
+)
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What came of one call: cases written, cases kept from before, cases refused."""
+
+    written: tuple[str, ...]
+    kept: tuple[str, ...]
+    refused: tuple[DataError, ...]
+
+
+def predict(runs: str, checkpoint: str, data: str, out: str, overwrite: bool = False) -> Predicted:
+    """Segment every case of a folder; cases already in ``out`` are kept.
+
+    Args:
+        runs: Run ids, separated by commas; a ``cv`` run stands for its folds.
+        checkpoint: Checkpoint files, separated by commas.
+        data: Folder of raw cases.
+        out: Folder that gets ``<case>.nii.gz``, and ``rejected.csv`` when cases were refused.
+
+    Raises:
+        ConfigError: Neither runs nor a checkpoint, or no data.
+        DataError: Cases were refused; the others are written.
+    """
+    if not data:
+        raise ConfigError("predict needs data=FOLDER, a folder of cases to segment")
+    if bool(runs) == bool(checkpoint):
+        raise ConfigError("predict needs either runs=ID[,ID] or checkpoint=FILE[,FILE]")
+    members = (
+        members_of_runs(_parts(runs), project_root())
+        if runs
+        else members_of_files(_parts(checkpoint))
+    )
+    models = load_trained(members)
+    found = discover_cases(Path(data), need_labels=False)
+    folder = Path(out)
+    done = _predict_cases(models, found.cases, folder, overwrite)
+    refused = (*found.problems, *done.refused)
+    say(f"{len(done.written)} label maps written to {out}, {len(done.kept)} were there already")
+    if refused:
+        write_rejected(folder / "rejected.csv", refused)
+        for problem in refused:
+            warn(str(problem))
+        raise DataError(
+            f"{len(refused)} cases",
+            "rejected.csv",
+            "were refused",
+            "mend them and run the same command: the others are kept",
+        )
+    return done
+
+
+def _predict_cases(
+    models: TrainedModels, cases: tuple[CaseFiles, ...], folder: Path, overwrite: bool
+) -> Predicted:
+    written, kept, refused = [], [], []
+    for case in track(cases, "cases", console=console):
+        path = folder / f"{case.id}.nii.gz"
+        if path.is_file() and not overwrite:
+            kept.append(case.id)
+            continue
+        try:
+            _predict_case(models, case, path)
+            written.append(case.id)
+        except DataError as error:
+            refused.append(error)
+    return Predicted(tuple(written), tuple(kept), tuple(refused))
+
+
+def _predict_case(models: TrainedModels, case: CaseFiles, path: Path) -> None:
+    prepared = prepare_case(case, models.experiment.data.recipe, models.scheme)
+    image = torch.from_numpy(np.array(prepared.image, dtype=np.float32))
+    mean = average(models.probabilities(image), "probabilities", models.output.exclusive)
+    whole = restore_probabilities(mean.numpy(), prepared.meta, models.output)
+    label_map = models.output.label_map(torch.from_numpy(whole))
+    write_label_map(path, np.asarray(label_map), prepared.meta.affine)
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

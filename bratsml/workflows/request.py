@@ -1,0 +1,121 @@
+"""From what the user typed to an experiment and a store that are ready to run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bratsml.config import Tree, merge, parse_assignments, with_overrides
+from bratsml.data.phantom import PhantomConfig, write_phantoms
+from bratsml.data.store import Store
+from bratsml.errors import ConfigError
+from bratsml.experiment import Experiment, find_experiment_file, load_experiment, phantom_profile
+from bratsml.experiment import read_experiment_tree
+from bratsml.tracking.store import project_root
+from bratsml.workflows.console import say
+from bratsml.workflows.preprocess import ensure_store
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments that ``train`` and ``cv`` share, as typed; empty means not given."""
+
+    model: str = ""
+    experiment: str = ""
+    data: str = ""
+    epochs: str = ""
+    overrides: Iterable[str] = ()
+    fork: bool = False
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment whose data is preprocessed.
+
+    Attributes:
+        experiment: Resolved, with the store's label scheme filled in.
+        is_phantom: Whether the data is the phantom set that a request without data gets.
+    """
+
+    root: Path
+    experiment: Experiment
+    store: Store
+    is_phantom: bool
+
+
+def prepare(request: Request, shorthands: Mapping[str, Any] | None = None) -> Prepared:
+    """Resolve the experiment, then make or reuse its store.
+
+    Every setting is checked before any work starts.
+
+    Args:
+        shorthands: Further changes from options such as ``--folds``; ``--set`` wins over them.
+
+    Raises:
+        ConfigError: A setting, file or combination is wrong.
+        DataError: The data cannot be used.
+    """
+    root = project_root()
+    experiment = resolve_experiment(request, root, shorthands or {})
+    is_phantom = not request.data
+    data = _phantom_folder(root) if is_phantom else Path(request.data)
+    store = store_of(str(data), experiment, root)
+    resolved = with_overrides(experiment, {"data": {"label_scheme": store.label_scheme}})
+    return Prepared(root, resolved, store, is_phantom)
+
+
+def store_of(data: str, experiment: Experiment, root: Path) -> Store:
+    """The store of that folder under the experiment's recipe, made now or kept from before."""
+    scheme = experiment.data.label_scheme
+    return ensure_store(
+        Path(data), experiment.data.recipe, label_scheme=None if scheme == "auto" else scheme
+    )
+
+
+def resolve_experiment(request: Request, root: Path, shorthands: Mapping[str, Any]) -> Experiment:
+    """The experiment that a request means: file, phantom profile, shorthands, ``--set``."""
+    path = find_experiment_file(root, request.model, request.experiment)
+    typed = _typed_changes(request, shorthands)
+    profile: Tree = {}
+    if not request.data:
+        tree = merge(read_experiment_tree(path), typed)
+        kind = tree.get("model", {}).get("kind", "unet")
+        profile = phantom_profile(root, kind)
+        say(
+            "no data given: the phantom set with its small profile "
+            f"(experiments/phantom_profile.yaml, {kind}); give data=FOLDER for real cases"
+        )
+    return load_experiment(path, profile, typed)
+
+
+def whole_number(name: str, text: str, minimum: int = 1) -> int:
+    """A count typed as text.
+
+    Raises:
+        ConfigError: Not a whole number, or below the minimum.
+    """
+    try:
+        value = int(text)
+    except ValueError:
+        value = minimum - 1
+    if value < minimum:
+        raise ConfigError(f"{name} must be a whole number of at least {minimum}, received {text!r}")
+    return value
+
+
+def _typed_changes(request: Request, shorthands: Mapping[str, Any]) -> Tree:
+    changes: Tree = dict(shorthands)
+    if request.epochs:
+        epochs = whole_number("epochs", request.epochs)
+        changes = merge(changes, {"train": {"epochs": epochs}})
+    for text in request.overrides:
+        changes = merge(changes, parse_assignments(text))
+    return changes
+
+
+def _phantom_folder(root: Path) -> Path:
+    folder = root / "data" / "phantom"
+    write_phantoms(folder, PhantomConfig())
+    return folder
