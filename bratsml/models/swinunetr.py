@@ -1,0 +1,63 @@
+"""SwinUNETR (Hatamizadeh et al. 2022; MONAI's implementation)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from monai.networks.nets import SwinUNETR
+from pydantic import Field, field_validator
+from torch import nn
+
+from bratsml.config import Config
+from bratsml.errors import ConfigError
+from bratsml.geometry import Shape
+
+SIDE_FACTOR = 32
+"""Five halvings: the patch embedding and four stages of merging."""
+
+
+class SwinUNETRConfig(Config):
+    """Shifted-window transformer encoder with a convolutional decoder.
+
+    Attributes:
+        feature_size: Width of the first stage, a multiple of 12 (split over 3 to 24 heads).
+        drop_rate: Dropout after the projections, 0 to 1.
+        drop_path: Stochastic depth, 0 to 1.
+        checkpointing: Recompute activations in the backward pass: less memory, more time.
+    """
+
+    kind: Literal["swinunetr"] = "swinunetr"
+    feature_size: int = Field(default=24, ge=12)
+    drop_rate: float = Field(default=0.0, ge=0.0, lt=1.0)
+    drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
+    checkpointing: bool = False
+
+    @field_validator("feature_size")
+    @classmethod
+    def _multiple_of_twelve(cls, value: int) -> int:
+        if value % 12:
+            raise ValueError("must be a multiple of 12")
+        return value
+
+    def check_patch(self, patch: Shape) -> None:
+        """Refuse sides that are not multiples of 32.
+
+        Raises:
+            ConfigError: Naming the patch.
+        """
+        if any(side % SIDE_FACTOR or side < SIDE_FACTOR for side in patch):
+            raise ConfigError(
+                f"patch {list(patch)} does not suit swinunetr: sides must be multiples of "
+                f"{SIDE_FACTOR}"
+            )
+
+    def build(self, in_channels: int, out_channels: int) -> nn.Module:
+        """A network from ``(N, in_channels, X, Y, Z)`` to logits ``(N, out_channels, X, Y, Z)``."""
+        return SwinUNETR(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            feature_size=self.feature_size,
+            drop_rate=self.drop_rate,
+            dropout_path_rate=self.drop_path,
+            use_checkpoint=self.checkpointing,
+        )
