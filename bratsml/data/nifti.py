@@ -1,0 +1,236 @@
+"""Reading NIfTI volumes so that no damage goes unseen, and writing label maps.
+
+A file is read once, whole: its bytes give the hash, then the header is checked, then exactly the
+declared number of voxels is unpacked and the gzip stream is followed to its checksum (nibabel stops
+before it, so flipped bits load as wrong voxels).
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import nibabel as nib
+import numpy as np
+
+from bratsml.data.header import HEADER_BYTES, MAX_DATA_BYTES, Header, HeaderFault, parse_header
+from bratsml.errors import DataError
+from bratsml.files import write_atomically
+from bratsml.geometry import Affine, Array
+from bratsml.labels import LabelMap
+
+MAX_INTENSITY = 1e12
+"""Largest magnitude an image may hold: its square must fit float32 with room for sums."""
+GZIP_LEVEL = 6
+
+_GZIP_MAGIC = b"\x1f\x8b"
+_NIFTI_MARKS = (b"n+1\0", b"ni1\0")
+_DAMAGED = "copy or download it again"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """The voxels of one file.
+
+    Attributes:
+        data: ``(X, Y, Z)``, or ``(X, Y, Z, C)`` for a file of several channels, in the file's axis
+            order; stored type, or float32 when the header scales the values. Read-only.
+        affine: Voxel indices to millimetres.
+        repairs: What was mended on request.
+    """
+
+    data: Array
+    affine: Affine
+    repairs: tuple[str, ...]
+
+
+def read_bytes(path: Path, case_id: str) -> bytes:
+    """The whole file, if its size is plausible.
+
+    Raises:
+        DataError: Missing, unreadable, or larger than any volume accepted.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MAX_DATA_BYTES + (1 << 20):
+            raise DataError(
+                case_id,
+                path.name,
+                f"is {size / 2**20:,.0f} MB, more than the {MAX_DATA_BYTES >> 20} MB allowed",
+                "check that it is one MRI volume",
+            )
+        return path.read_bytes()
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror or 'input error'})"
+        raise DataError(case_id, path.name, reason, "check the file and its permissions") from error
+
+
+def read_volume(path: Path, case_id: str, *, channels: int = 1, repair: bool = False) -> Volume:
+    """Read and check one file; see :func:`decode_volume`."""
+    content = read_bytes(path, case_id)
+    return decode_volume(content, path.name, case_id, channels=channels, repair=repair)
+
+
+def decode_volume(
+    content: bytes, name: str, case_id: str, *, channels: int = 1, repair: bool = False
+) -> Volume:
+    """The volume in the bytes of a ``.nii`` or ``.nii.gz`` file.
+
+    Args:
+        channels: 1 for a 3-D file, otherwise the length its fourth axis must have.
+        repair: Mend broken voxel sizes and missing orientation instead of refusing.
+
+    Raises:
+        DataError: Damaged, not NIfTI, or a header that cannot be trusted.
+    """
+    try:
+        _refuse_other_content(content, name)
+        if name.lower().endswith(".gz"):
+            header, payload = _unzip(content, channels, repair)
+        else:
+            header = parse_header(content[:HEADER_BYTES], channels=channels, repair=repair)
+            payload = content
+        _check_length(header, len(payload))
+        return Volume(_scaled(_array(payload, header), header), header.affine, header.repairs)
+    except HeaderFault as fault:
+        raise DataError(case_id, name, fault.reason, fault.remedy) from fault
+
+
+def check_intensities(data: Array, name: str, case_id: str) -> None:
+    """Refuse an image with NaN, infinity or absurd magnitudes.
+
+    Raises:
+        DataError: With the number of voxels that are not finite, or the largest magnitude.
+    """
+    if data.dtype.kind == "f":
+        bad = data.size - int(np.count_nonzero(np.isfinite(data)))
+        if bad:
+            raise DataError(
+                case_id, name, f"holds {bad} NaN or infinite voxels", "mend or export it again"
+            )
+    largest = max(abs(float(data.min())), abs(float(data.max())))
+    if largest > MAX_INTENSITY:
+        raise DataError(
+            case_id, name, f"holds intensities up to {largest:.3g}", "check its scaling (scl_slope)"
+        )
+
+
+def write_label_map(path: Path, label_map: LabelMap, affine: Affine) -> None:
+    """Write a label map as NIfTI with a fresh header, atomically.
+
+    The header holds shape, type and place only (sform and qform, scanner coordinates), nothing of
+    any source file, so it carries no personal data.
+
+    Args:
+        path: Ends in ``.nii`` or ``.nii.gz``.
+        label_map: ``(X, Y, Z)``.
+        affine: Of the same grid.
+    """
+    image = nib.Nifti1Image(np.asarray(label_map, dtype=np.uint8), np.asarray(affine, dtype=float))
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code=1)
+    image.set_qform(affine, code=1)
+    buffer = io.BytesIO()
+    image.to_file_map({"image": nib.FileHolder(fileobj=buffer)})
+    content = buffer.getvalue()
+    if path.name.endswith(".gz"):
+        content = gzip.compress(content, GZIP_LEVEL, mtime=0)  # no time stamp: same map, same bytes
+
+    def write(stream: IO[bytes]) -> None:
+        stream.write(content)
+
+    write_atomically(path, write)
+
+
+def _refuse_other_content(content: bytes, name: str) -> None:
+    """Say what a file is when it is plainly not what its name says."""
+    start = content[:512].lstrip().lower()
+    zipped = name.lower().endswith(".gz")
+    if not content:
+        raise HeaderFault("is empty (0 bytes)", _DAMAGED)
+    if start.startswith(b"version https://git-lfs"):
+        raise HeaderFault("is a Git LFS pointer, not the volume", "fetch it with 'git lfs pull'")
+    if len(content) < 1024 and b"annex/objects" in start:
+        raise HeaderFault("is a git-annex pointer, not the volume", "fetch it with 'git annex get'")
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise HeaderFault("is a web page (HTML), not a volume", "download it again")
+    if zipped and not content.startswith(_GZIP_MAGIC):
+        if content[344:348] in _NIFTI_MARKS or content[4:8] == b"n+2\0":
+            raise HeaderFault("is an uncompressed NIfTI named .gz", "rename it to .nii")
+        raise HeaderFault("is not gzip although it is named .gz", _DAMAGED)
+    if not zipped and content.startswith(_GZIP_MAGIC):
+        raise HeaderFault("is gzip although it is named .nii", "rename it to .nii.gz")
+
+
+def _unzip(content: bytes, channels: int, repair: bool) -> tuple[Header, bytes]:
+    """Header and uncompressed file; never unpacks more than the header declares."""
+    try:
+        start = zlib.decompressobj(wbits=31).decompress(content, HEADER_BYTES)
+        if len(start) < 4:
+            raise HeaderFault("is truncated: its gzip stream ends within the header", _DAMAGED)
+        header = parse_header(start, channels=channels, repair=repair)
+        return header, _inflate(content, header.file_bytes)
+    except zlib.error as error:
+        crc = "check" in str(error)
+        what = "gzip checksum does not match its voxels" if crc else "gzip stream is damaged"
+        raise HeaderFault(f"is corrupt: the {what}", _DAMAGED) from error
+
+
+def _inflate(content: bytes, size: int) -> bytes:
+    """Exactly ``size`` bytes, every gzip member followed to its checksum."""
+    pieces: list[bytes] = []
+    held = 0
+    while True:
+        stream = zlib.decompressobj(wbits=31)
+        # One byte more than declared: a longer stream is seen without unpacking it, and a stream of
+        # the right length runs on into its trailer.
+        piece = stream.decompress(content, size - held + 1)
+        pieces.append(piece)
+        held += len(piece)
+        if held > size:
+            raise HeaderFault(f"unpacks to more than the {size} bytes its header declares")
+        if not stream.eof:
+            missing = size - held
+            if missing == 0:
+                raise HeaderFault("is truncated: the gzip trailer is incomplete", _DAMAGED)
+            raise HeaderFault(
+                f"is truncated: {missing} of {size} bytes are missing at the end", _DAMAGED
+            )
+        content = stream.unused_data.lstrip(b"\0")  # tape padding is legal
+        if not content:
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if not content.startswith(_GZIP_MAGIC):
+            raise HeaderFault(f"has {len(content)} stray bytes after its gzip trailer", _DAMAGED)
+
+
+def _check_length(header: Header, found: int) -> None:
+    expected = header.file_bytes
+    if found < expected:
+        reason = f"is truncated: {expected - found} of {expected} bytes are missing at the end"
+        raise HeaderFault(reason, _DAMAGED)
+    if found > expected:
+        raise HeaderFault(f"is {found - expected} bytes longer than its header declares")
+
+
+def _array(payload: bytes, header: Header) -> Array:
+    shape = header.shape if header.channels == 1 else (*header.shape, header.channels)
+    flat = np.frombuffer(payload, dtype=header.dtype, offset=header.data_offset)
+    array = flat.reshape(shape, order="F")
+    return array if header.dtype.isnative else array.astype(header.dtype.newbyteorder("="))
+
+
+def _scaled(data: Array, header: Header) -> Array:
+    if (header.slope, header.inter) == (1.0, 0.0):
+        return data
+    largest = max(abs(float(data.min())), abs(float(data.max())))
+    top = largest * abs(header.slope) + abs(header.inter)
+    if top > MAX_INTENSITY:
+        raise HeaderFault(
+            f"scales its intensities to {top:.3g} (scl_slope {header.slope:g})",
+            "mend the header's scl_slope",
+        )
+    return (data.astype(np.float64) * header.slope + header.inter).astype(np.float32)
