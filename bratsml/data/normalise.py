@@ -61,8 +61,7 @@ def _native(recipe: NativeRecipe, images: list[Numbers], case: CaseFiles) -> Res
         cropped = np.ascontiguousarray(box.crop(images[channel]))
         found = _intensity(cropped[brain])
         if found.std == 0:
-            reason = f"{modality} has zero variance inside the brain"
-            raise DataError(case.id, case.images[modality].name, reason, "export the file again")
+            raise _without_contrast(modality, case)
         intensities[modality] = found
         scaled = cropped.astype(np.float32)
         scaled -= np.float32(found.mean)
@@ -85,6 +84,8 @@ def _resize128(recipe: Resize128Recipe, images: list[Numbers], case: CaseFiles) 
     intensities: dict[str, Intensity] = {}
     for channel, modality in enumerate(MODALITIES):
         low, high = lows[channel], highs[channel]
+        if low == high:  # the only bright voxels were lost on the way to 1 mm
+            raise _without_contrast(modality, case)
         cropped = np.ascontiguousarray(box.crop(images[channel]))
         intensities[modality] = _intensity(cropped[above])
         scaled = cropped.astype(np.float32)
@@ -99,6 +100,11 @@ def _box_around(mask: npt.NDArray[np.bool_], margin: int, case: CaseFiles) -> Cr
     if box is None:
         raise DataError(case.id, "", "the foreground is empty", "export the case again")
     return box
+
+
+def _without_contrast(modality: str, case: CaseFiles) -> DataError:
+    reason = f"{modality} has zero variance inside the brain"
+    return DataError(case.id, case.images[modality].name, reason, "export the file again")
 
 
 def _intensity(values: npt.NDArray[np.generic]) -> Intensity:

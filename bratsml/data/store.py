@@ -10,20 +10,23 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
+from rich.console import Console
 
 from bratsml.config import Config
 from bratsml.data.cases import MODALITIES
 from bratsml.data.meta import CaseMeta, Intensity
 from bratsml.data.recipes import RecipeConfig
-from bratsml.errors import ConfigError, DataError
+from bratsml.errors import ConfigError, DataError, ResourceError
 from bratsml.files import fsync_folder, sha256_of_json, write_atomically, write_json
 from bratsml.geometry import Array
 
@@ -39,6 +42,7 @@ IMAGE_FILE, LABEL_FILE, REFERENCE_FILE, META_FILE = (
     "reference.npy",
     "case.json",
 )
+_LOCK_FILE = ".lock"
 _REDO = "run `bratsml preprocess` again"
 
 
@@ -217,3 +221,29 @@ def remove_leftovers(path: Path) -> None:
     """Delete half-written cases of an interrupted run; only while no other process writes."""
     for leftover in (path / CASES_FOLDER).glob(".*"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def locked_for_writing(path: Path) -> Iterator[None]:
+    """Let one process at a time write to a store; the others wait and find the work done.
+
+    Raises:
+        ResourceError: The folder cannot be made or written.
+    """
+    lock = FileLock(path / _LOCK_FILE)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            Console(stderr=True).print(f"{path.name}: waiting for the process that prepares it")
+            lock.acquire()
+    except OSError as error:
+        reason = error.strerror or "no access"
+        raise ResourceError(
+            f"{path} cannot be written ({reason}); choose another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
