@@ -16,6 +16,7 @@ from typing import IO
 
 import nibabel as nib
 import numpy as np
+import numpy.typing as npt
 
 from bratsml.data.header import HEADER_BYTES, MAX_DATA_BYTES, Header, HeaderFault, parse_header
 from bratsml.errors import DataError
@@ -119,7 +120,7 @@ def check_intensities(data: Array, name: str, case_id: str) -> None:
         )
 
 
-def write_label_map(path: Path, label_map: LabelMap, affine: Affine) -> None:
+def write_label_map(path: Path, label_map: LabelMap, affine: npt.ArrayLike) -> None:
     """Write a label map as NIfTI with a fresh header, atomically.
 
     The header holds shape, type and place only (sform and qform, scanner coordinates), nothing of
@@ -128,9 +129,10 @@ def write_label_map(path: Path, label_map: LabelMap, affine: Affine) -> None:
     Args:
         path: Ends in ``.nii`` or ``.nii.gz``.
         label_map: ``(X, Y, Z)``.
-        affine: Of the same grid.
+        affine: Of the same grid, shape ``(4, 4)``.
     """
-    image = nib.Nifti1Image(np.asarray(label_map, dtype=np.uint8), np.asarray(affine, dtype=float))
+    affine = np.asarray(affine, dtype=np.float64)
+    image = nib.Nifti1Image(np.asarray(label_map, dtype=np.uint8), affine)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)

@@ -96,8 +96,8 @@ def ensure_store(
             store.require_recipe(recipe)
         if label_scheme not in ("auto", store.label_scheme):
             raise ConfigError(
-                f"store {data.name} holds labels of scheme {store.label_scheme}, the experiment asks "
-                f"for {label_scheme}; give the raw cases or change data.label_scheme"
+                f"store {data.name} holds labels of scheme {store.label_scheme}, the experiment "
+                f"asks for {label_scheme}; give the raw cases or change data.label_scheme"
             )
         return store
     return preprocess(
