@@ -7,8 +7,6 @@ on.
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,6 +29,7 @@ from bratsml.data.prepare import PreparedCase, case_key, prepare_case
 from bratsml.data.process import Task, process_case
 from bratsml.data.progress import case_progress
 from bratsml.data.recipes import RECIPE_VERSION, RecipeConfig
+from bratsml.data.rejected import write_rejected
 from bratsml.data.store import (
     CASES_FOLDER,
     META_FILE,
@@ -44,7 +43,7 @@ from bratsml.data.store import (
     remove_leftovers,
 )
 from bratsml.errors import DataError
-from bratsml.files import write_json, write_text
+from bratsml.files import write_json
 from bratsml.labels import LabelScheme
 
 __all__ = ["PreparedCase", "Report", "build_store", "prepare_case", "preprocess_dataset"]
@@ -266,13 +265,7 @@ def _finish(plan: _Plan, records: Mapping[str, CaseRecord], report: Report) -> N
         cases={case_id: r.key for case_id, r in sorted(records.items()) if r.error is None},
         rejected=len(report.rejected),
     )
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("case", "file", "reason", "remedy"))
-    writer.writerows((e.case, e.file, e.reason, e.remedy) for e in report.rejected)
-    rejected = plan.out / REJECTED_FILE
-    if not rejected.is_file() or rejected.read_text(encoding="utf-8") != table.getvalue():
-        write_text(rejected, table.getvalue())
+    write_rejected(plan.out / REJECTED_FILE, report.rejected)
     try:
         unchanged = Store.open(plan.out).index == index
     except DataError:

@@ -20,11 +20,11 @@ _SHOWN_REJECTED = 10
 
 
 def preprocess(
-    data: Path,
-    out: Path | None = None,
+    data: str | Path,
+    out: str | Path | None = None,
     recipe: str | RecipeConfig = "native",
     *,
-    label_scheme: str = "auto",
+    label_scheme: str | None = None,
     workers: int | None = None,
     need_labels: bool = True,
     allow_rejected: bool = False,
@@ -36,20 +36,26 @@ def preprocess(
     """Preprocess a folder of raw cases into a store and print what came of it.
 
     Args:
-        out: Folder of the store; by default the kept one of :func:`store_path`.
+        data: Folder of raw cases.
+        out: Folder of the store; by default (``None`` or empty) the kept one of :func:`store_path`.
         recipe: Name of a recipe, or a recipe with its settings.
+        label_scheme: ``None`` or ``auto`` takes what the case names imply.
         allow_rejected: Go on without the cases that cannot be used.
         console: Where the summary goes; standard output by default.
 
     Raises:
-        ConfigError: Unknown recipe or label scheme.
+        ConfigError: No data given, unknown recipe or label scheme.
         DataError: As :func:`bratsml.data.preprocess.preprocess_dataset`; the summary is printed
             and the store of the other cases finished first.
     """
+    if not str(data):
+        raise ConfigError("preprocess needs data=FOLDER, a folder of raw cases")
+    source = Path(data)
     chosen = recipe_named(recipe) if isinstance(recipe, str) else recipe
-    target = out or store_path(data, chosen, label_scheme, need_labels=need_labels, repair=repair)
+    kept = store_path(source, chosen, label_scheme, need_labels=need_labels, repair=repair)
+    target = Path(out) if out else kept
     report = build_store(
-        data,
+        source,
         target,
         chosen,
         label_scheme,
@@ -69,7 +75,7 @@ def ensure_store(
     data: Path,
     recipe: RecipeConfig | None = None,
     *,
-    label_scheme: str = "auto",
+    label_scheme: str | None = None,
     workers: int | None = None,
     need_labels: bool = True,
     allow_rejected: bool = False,
@@ -94,7 +100,7 @@ def ensure_store(
         store = Store.open(data)
         if recipe is not None:
             store.require_recipe(recipe)
-        if label_scheme not in ("auto", store.label_scheme):
+        if label_scheme not in (None, "auto", store.label_scheme):
             raise ConfigError(
                 f"store {data.name} holds labels of scheme {store.label_scheme}, the experiment "
                 f"asks for {label_scheme}; give the raw cases or change data.label_scheme"
@@ -117,7 +123,7 @@ def ensure_store(
 def store_path(
     data: Path,
     recipe: RecipeConfig,
-    label_scheme: str = "auto",
+    label_scheme: str | None = None,
     *,
     need_labels: bool = True,
     repair: bool = False,
@@ -127,7 +133,7 @@ def store_path(
     The hash tells apart folders of one name and settings of one recipe.
     """
     source = data.resolve()
-    settings = [str(source), recipe.tree(), label_scheme, need_labels, repair]
+    settings = [str(source), recipe.tree(), label_scheme or "auto", need_labels, repair]
     name = f"{source.name}-{recipe.kind}-{sha256_of_json(settings)[:8]}"
     return Path.cwd() / STORES_FOLDER / name
 
