@@ -1,0 +1,37 @@
+"""Keeping folders and user names out of what a run records: paths can carry patient names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+OUTSIDE = "(path outside the project)"
+"""What stands where a path led out of the project folder."""
+
+# A path token: absolute, below the home folder, a drive, a file URI, or climbing with '..'
+_PATH = re.compile(
+    r"""(?<![\w./\\:-])                 # not in the middle of a word, URL or relative path
+        (?:file:)?
+        (?:~|/|[A-Za-z]:[\\/]|\\\\|(?:[\w.-]+[\\/])*\.\.(?=[\\/\s'",;)\]}]|$))
+        [^\s'",;)\]}]*""",
+    re.VERBOSE,
+)
+
+
+def scrub_paths(text: str, root: Path) -> str:
+    """``text`` with every path made relative to ``root``, or replaced when it leads outside.
+
+    Relative paths inside the project, URLs of other schemes and plain words stay as they are.
+    """
+    return _PATH.sub(lambda match: _shown(match.group(), root), text)
+
+
+def _shown(token: str, root: Path) -> str:
+    path = Path(token.removeprefix("file://").removeprefix("file:"))
+    if not (token.startswith("~") or path.is_absolute()):
+        path = root / path
+    try:
+        # normpath would not see through links; resolve does, and needs no existing file
+        return path.resolve().relative_to(root.resolve()).as_posix()
+    except (ValueError, OSError, RuntimeError):
+        return OUTSIDE
