@@ -27,7 +27,7 @@ from bratsml.losses.registry import DiceCrossEntropyConfig, LossConfig
 from bratsml.models.output import OutputConfig
 from bratsml.models.registry import ModelConfig
 from bratsml.models.unet import UNetConfig
-from bratsml.training.loop import TrainConfig
+from bratsml.training.settings import TrainConfig
 from bratsml.training.optim import OptimConfig
 from bratsml.training.schedule import ScheduleConfig
 

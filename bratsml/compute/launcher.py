@@ -103,8 +103,8 @@ class Launcher:
     def run(self, jobs: Sequence[Job], watch: Callable[[list[Outcome]], None]) -> list[Outcome]:
         """Run every job; outcomes come in the order of the jobs.
 
-        After a request to stop (SIGTERM, SIGINT, SIGUSR1) running jobs are asked to stop too, no new
-        one starts, and jobs never started are missing from the result.
+        After a request to stop (SIGTERM, SIGINT, SIGUSR1) running jobs are asked to stop too, no
+        new one starts, and jobs never started are missing from the result.
         """
         raise NotImplementedError
 

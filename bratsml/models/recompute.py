@@ -28,4 +28,4 @@ def _wrap(block: nn.Module) -> None:
             return checkpoint(plain, *inputs, use_reentrant=False)
         return plain(*inputs)
 
-    block.forward = forward  # type: ignore[method-assign]
+    block.forward = forward

@@ -189,7 +189,6 @@ def _fit(work: FoldWork, model: nn.Module, tracker: Tracker) -> FitResult:
         tracker=tracker,
         hooks=hooks,
         config_tree=checkpoint_config(work),
-        seed=experiment.seed,
     )
 
 

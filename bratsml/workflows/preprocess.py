@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bratsml.data.preprocess import Report, build_store
@@ -13,6 +14,7 @@ from bratsml.data.recipes import RECIPES, RecipeConfig
 from bratsml.data.store import STORE_FILE, Store
 from bratsml.errors import ConfigError
 from bratsml.files import sha256_of_json
+from bratsml.workflows.console import console as shared_console
 
 STORES_FOLDER = Path("data") / "stores"
 """Where stores made on the way are kept, below the current folder."""
@@ -41,7 +43,7 @@ def preprocess(
         recipe: Name of a recipe, or a recipe with its settings.
         label_scheme: ``None`` or ``auto`` takes what the case names imply.
         allow_rejected: Go on without the cases that cannot be used.
-        console: Where the summary goes; standard output by default.
+        console: Where the summary goes; the terminal by default.
 
     Raises:
         ConfigError: No data given, unknown recipe or label scheme.
@@ -65,7 +67,7 @@ def preprocess(
         manifest=manifest,
         progress=progress,
     )
-    _print_summary(report, chosen, console or Console())
+    _print_summary(report, chosen, console or shared_console)
     if not allow_rejected or report.num_usable == 0:
         report.require_complete()
     return Store.open(target)
@@ -155,10 +157,11 @@ def _print_summary(report: Report, recipe: RecipeConfig, console: Console) -> No
     line = f"{report.num_usable} cases in store {report.path.name} (recipe {recipe.kind}): "
     line += f"{report.num_done} preprocessed in {report.seconds:.1f} s, "
     line += f"{report.num_skipped} already there, {len(report.rejected)} rejected"
-    console.print(line, highlight=False)
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not report.rejected:
         return
     table = Table("case", "file", "reason", "remedy", title="Rejected (all in rejected.csv)")
     for error in report.rejected[:_SHOWN_REJECTED]:
-        table.add_row(error.case, error.file, error.reason, error.remedy)
+        cells = (error.case, error.file, error.reason, error.remedy)
+        table.add_row(*(escape(cell) for cell in cells))
     console.print(table)

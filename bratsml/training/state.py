@@ -1,0 +1,263 @@
+"""What a training consists of, and how it becomes a checkpoint and comes back."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from bratsml.compute.device import ComputeConfig, make_fabric
+from bratsml.config import Tree
+from bratsml.training.checkpoint import CheckpointFolder, State, require_same_config
+from bratsml.training.ema import WeightAverage
+from bratsml.training.optim import OptimConfig, set_lr
+from bratsml.training.schedule import Schedule, ScheduleConfig
+from bratsml.training.settings import TrainConfig
+from bratsml.training.step import TrainStep
+
+DATA_EPOCHS_PER_ROLLBACK = 1_000_003
+"""Added to the loader's epoch after going back, so that the data comes in another order."""
+
+
+@dataclass
+class Position:
+    """Where a training is, and the sums of the epoch in progress.
+
+    Attributes:
+        epoch: Epochs done.
+        step: Batches done of the epoch in progress.
+        updates: Optimizer steps tried, over all epochs.
+        loss_sum, loss_count: Over the batches of this epoch whose loss was finite.
+        patches: Patches seen in this epoch.
+        seconds: Spent on this epoch's steps.
+        total_seconds: Spent on epochs already done, validation included.
+        skipped: Steps of this epoch without an update because loss or gradient were not finite.
+        bad_in_a_row: Such steps in a row.
+        rollbacks: Times that training went back to a checkpoint.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    updates: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    patches: int = 0
+    seconds: float = 0.0
+    total_seconds: float = 0.0
+    skipped: int = 0
+    bad_in_a_row: int = 0
+    rollbacks: int = 0
+
+    def hear(self, loss: float | None, num_batches: int, num_patches: int) -> None:
+        """Count one optimizer step."""
+        self.step += num_batches
+        self.updates += 1
+        self.patches += num_patches
+        if loss is None:
+            self.skipped += 1
+            self.bad_in_a_row += 1
+            return
+        self.bad_in_a_row = 0
+        self.loss_sum += loss * num_batches
+        self.loss_count += num_batches
+
+
+@dataclass
+class Training:
+    """Network, optimizer, schedule and position: all that a checkpoint keeps."""
+
+    fabric: Fabric
+    model: Any
+    optimizer: Any
+    schedule: Schedule
+    base_lr: float
+    step: TrainStep
+    average: WeightAverage | None
+    config_tree: Tree
+    position: Position = field(default_factory=Position)
+    best_score: float = -math.inf
+    best_epoch: int = -1
+    epoch_started: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def set_up(
+        cls,
+        compute: ComputeConfig,
+        model: nn.Module,
+        loss: nn.Module,
+        target_of: Callable[[Tensor], Tensor],
+        optim: OptimConfig,
+        schedule: ScheduleConfig,
+        settings: TrainConfig,
+        num_batches: int,
+        config_tree: Tree,
+    ) -> Training:
+        """Bring the parts onto the device and together."""
+        fabric = make_fabric(compute)
+        if compute.channels_last:
+            model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        if compute.compile:
+            model.compile(dynamic=False)
+        model = model.to(fabric.device)
+        wrapped, optimizer = fabric.setup(model, optim.build(model.parameters()))
+        average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
+        step = TrainStep(
+            fabric,
+            wrapped,
+            optimizer,
+            loss.to(fabric.device),
+            target_of,
+            settings.clip_norm,
+            compute.channels_last,
+            average,
+        )
+        steps = math.ceil(num_batches / settings.accumulate)
+        return cls(
+            fabric,
+            wrapped,
+            optimizer,
+            schedule.build(steps, settings.epochs),
+            optim.lr,
+            step,
+            average,
+            config_tree,
+        )
+
+    def set_lr(self) -> float:
+        """Give the optimizer its learning rate for the next step."""
+        lr = self.base_lr * self.schedule.factor(self.position.updates)
+        set_lr(self.optimizer, lr)
+        return lr
+
+    @property
+    def data_epoch(self) -> int:
+        """The loader's epoch: another one after going back."""
+        return self.position.epoch + DATA_EPOCHS_PER_ROLLBACK * self.position.rollbacks
+
+    @contextmanager
+    def weights_to_keep(self) -> Iterator[None]:
+        """Let the network carry the averaged weights, when there are any."""
+        if self.average is None:
+            yield
+        else:
+            with self.average.applied(self.model):
+                yield
+
+    def hear_score(self, score: float) -> bool:
+        """Take note of a validation; True when it is the best so far (NaN never is)."""
+        self.schedule.validated(score)
+        if not score > self.best_score:
+            return False
+        self.best_score, self.best_epoch = float(score), self.position.epoch
+        return True
+
+    def epoch_metrics(self) -> dict[str, float]:
+        """Metrics of the epoch that has just been trained; NaN loss when no step was finite."""
+        position = self.position
+        loss = position.loss_sum / position.loss_count if position.loss_count else math.nan
+        return {
+            "train/loss": loss,
+            "train/skipped_steps": float(position.skipped),
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
+            "epoch_seconds": position.seconds,
+            "cases_per_second": position.patches / max(position.seconds, 1e-9),
+        }
+
+    def close_epoch(self) -> None:
+        """Move the position to the start of the next epoch."""
+        old = self.position
+        self.position = Position(
+            epoch=old.epoch + 1,
+            updates=old.updates,
+            total_seconds=old.total_seconds + self._since_epoch_start(),
+            rollbacks=old.rollbacks,
+        )
+        self.epoch_started = time.perf_counter()
+
+    def out_of_time(self, limit_hours: float | None) -> bool:
+        """Whether the limit has passed, over all sessions of this training."""
+        if limit_hours is None:
+            return False
+        return self.position.total_seconds + self._since_epoch_start() > limit_hours * 3600
+
+    def _since_epoch_start(self) -> float:
+        # an epoch resumed in its middle brings the seconds of its first part along
+        return max(time.perf_counter() - self.epoch_started, self.position.seconds)
+
+    def state(self) -> State:
+        """The checkpoint: tensors, numbers and text only."""
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        return {
+            "config": self.config_tree,
+            "model": self.model.state_dict(),
+            "ema": None if self.average is None else self.average.average,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "rng": rng_state(),
+            "position": asdict(self.position),
+            "best": {"score": self.best_score, "epoch": self.best_epoch},
+        }
+
+    def resume(self, checkpoints: CheckpointFolder) -> bool:
+        """Go on from the folder's last checkpoint; False when there is none.
+
+        Raises:
+            CheckpointError: It belongs to another configuration, or every one is damaged.
+        """
+        state = checkpoints.load_last()
+        if state is None:
+            return False
+        require_same_config(state, self.config_tree, checkpoints.last_path.name)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        if self.average is not None:
+            for name, value in state["ema"].items():
+                self.average.average[name].copy_(value)
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        if scaler is not None:
+            scaler.load_state_dict(state["scaler"])
+        self.position = Position(**state["position"])
+        self.best_score, self.best_epoch = state["best"]["score"], state["best"]["epoch"]
+        self.epoch_started = time.perf_counter()
+        restore_rng(state["rng"])
+        return True
+
+
+def rng_state() -> dict[str, Any]:
+    """Python's, NumPy's and torch's generators, as plain data."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    return {
+        "python": random.getstate(),
+        "numpy": (kind, [int(k) for k in keys], position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    """Undo :func:`rng_state`; GPU generators only where their number is the same."""
+    random.setstate(state["python"])
+    kind, keys, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak of GPU memory held by tensors, or on a CPU what the process holds now, in MB (1e6)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return float(psutil.Process().memory_info().rss / 1e6)

@@ -1,0 +1,3 @@
+from tiny_training import train
+
+__all__ = ["train"]
