@@ -2,7 +2,7 @@
 
 - ours: ``{"folds": [[id, ...], ...], "test": [id, ...], "training_only": [id, ...]}``
 - nnU-Net: ``[{"train": [id, ...], "val": [id, ...]}, ...]``
-- MONAI and MedNeXt: ``{"training": [{"fold": 0, "label": "path/to/case-seg.nii.gz"}, ...]}``, perhaps
+- MONAI and MedNeXt: ``{"training": [{"fold": 0, "label": "path/case-seg.nii.gz"}, ...]}``, perhaps
   with ``"testing"``; the case may also be named by ``id`` or ``image``
 - a plain table: ``{id: fold, ...}``
 
