@@ -16,9 +16,9 @@ from pydantic import Field, model_validator
 from bratsml.compute.device import ComputeConfig
 from bratsml.compute.launcher import LauncherConfig
 from bratsml.config import Config, Tree, build_config, merge, read_yaml
+from bratsml.data.folds import SplitConfig
 from bratsml.data.loader import LoaderConfig
 from bratsml.data.recipes import NativeRecipe, RecipeConfig
-from bratsml.data.folds import SplitConfig
 from bratsml.errors import ConfigError
 from bratsml.evaluation.evaluate import EvaluationConfig
 from bratsml.inference.window import InferenceConfig
@@ -27,9 +27,9 @@ from bratsml.losses.registry import DiceCrossEntropyConfig, LossConfig
 from bratsml.models.output import OutputConfig
 from bratsml.models.registry import ModelConfig
 from bratsml.models.unet import UNetConfig
-from bratsml.training.settings import TrainConfig
 from bratsml.training.optim import OptimConfig
 from bratsml.training.schedule import ScheduleConfig
+from bratsml.training.settings import TrainConfig
 
 EXPERIMENTS_FOLDER = "experiments"
 PHANTOM_PROFILE = "phantom_profile"

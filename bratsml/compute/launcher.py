@@ -98,7 +98,13 @@ class Outcome:
 
 
 class Launcher:
-    """Interface: run jobs, tell ``watch`` now and then how many are running and done."""
+    """Interface: run jobs, tell ``watch`` now and then which are done.
+
+    Attributes:
+        parallel: Jobs at a time.
+    """
+
+    parallel: int = 1
 
     def run(self, jobs: Sequence[Job], watch: Callable[[list[Outcome]], None]) -> list[Outcome]:
         """Run every job; outcomes come in the order of the jobs.

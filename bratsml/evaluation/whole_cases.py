@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bratsml.data.store import CaseMeta, Store
+from bratsml.errors import DataError
 from bratsml.evaluation.evaluate import EvaluationConfig, case_table, score_case, summarize
 from bratsml.geometry import Shape
 from bratsml.inference.restore import restore
@@ -117,8 +118,15 @@ class CaseScorer:
         )
 
     def reference(self, case_id: str, regions: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Region stack ``(R, X, Y, Z)`` of the case's own label map."""
-        return self.scheme.region_stack(self.store.reference(case_id), regions)
+        """Region stack ``(R, X, Y, Z)`` of the case's own label map.
+
+        Raises:
+            DataError: The case has no label map.
+        """
+        label_map = self.store.reference(case_id)
+        if label_map is None:
+            raise DataError(case_id, "", "has no label map", "score cases with label maps only")
+        return self.scheme.region_stack(label_map, regions)
 
     def _loss_of(self, case_id: str, stored: Tensor, output: Output) -> float:
         """Loss on the whole stored case, from probabilities turned back into logits."""

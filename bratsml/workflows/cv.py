@@ -21,7 +21,7 @@ from bratsml.figures.curves import fold_curves
 from bratsml.metrics import METRIC_VERSION
 from bratsml.tracking.mlflow_tracker import find_finished_run, open_run
 from bratsml.tracking.tracker import Tracker
-from bratsml.workflows.console import console, duration, say, warn
+from bratsml.workflows.console import say, warn
 from bratsml.workflows.estimate import estimate, say_estimate
 from bratsml.workflows.fold import (
     RESULT_FILE,

@@ -16,18 +16,18 @@ import pandas as pd
 import torch
 from torch import nn
 
-from bratsml.compute.device import seed_everything
+from bratsml.compute.device import autocast_of, seed_everything
 from bratsml.compute.launcher import STOPPED_EXIT_CODE, stop_when_parent_ends
-from bratsml.config import Tree, build_config, to_yaml
+from bratsml.config import Tree, build_config, flatten, to_yaml
 from bratsml.data.folds import Split
 from bratsml.data.loader import PatchLoader
 from bratsml.data.store import Store
 from bratsml.errors import BratsmlError
-from bratsml.evaluation.evaluate import summarize
 from bratsml.evaluation.whole_cases import CaseScorer, Predictor
 from bratsml.experiment import Experiment
 from bratsml.figures.overlay import overlay_figure
 from bratsml.files import sha256_of_json, write_json, write_text
+from bratsml.inference.restore import restore
 from bratsml.labels import LabelScheme, get_scheme
 from bratsml.metrics import METRIC_VERSION
 from bratsml.models.output import Output
@@ -95,8 +95,15 @@ class FoldWork:
         return self.experiment.model.build(4, self.output.num_channels)
 
     def predictor(self, model: nn.Module) -> Predictor:
-        """The network as it is applied to whole cases."""
-        return Predictor(model, self.output, self.experiment.window, self.experiment.inference)
+        """The network as it is applied to whole cases, in the precision it is trained in."""
+        compute = self.experiment.compute
+        return Predictor(
+            model,
+            self.output,
+            self.experiment.window,
+            self.experiment.inference,
+            lambda: autocast_of(compute, next(model.parameters()).device),
+        )
 
     def scorer(self, case_ids: tuple[str, ...], with_loss: bool = False) -> CaseScorer:
         """Scores on those cases."""
@@ -145,8 +152,6 @@ def log_setup(work: FoldWork, tracker: Tracker) -> None:
 
 def describe_setup(tracker: Tracker, experiment: Experiment, store: Store, split: Split) -> None:
     """Log configuration, dataset, split, code version and hardware."""
-    from bratsml.config import flatten
-
     tracker.log_params(flatten(experiment.tree()))
     tracker.log_params(
         {
@@ -244,8 +249,6 @@ def _log_overlays(work: FoldWork, model: nn.Module, table: pd.DataFrame, tracker
         case_id = str(means.index[index])
         if case_id not in drawn:
             image, meta = work.store.image(case_id), work.store.meta(case_id)
-            from bratsml.inference.restore import restore
-
             masks = work.output.region_masks(torch.from_numpy(predictor.own_grid(image, meta)))
             drawn[case_id] = overlay_figure(
                 restore(np.asarray(image, dtype=np.float32), meta, linear=True),

@@ -11,8 +11,13 @@ from bratsml.config import Tree, merge, parse_assignments, with_overrides
 from bratsml.data.phantom import PhantomConfig, write_phantoms
 from bratsml.data.store import Store
 from bratsml.errors import ConfigError
-from bratsml.experiment import Experiment, find_experiment_file, load_experiment, phantom_profile
-from bratsml.experiment import read_experiment_tree
+from bratsml.experiment import (
+    Experiment,
+    find_experiment_file,
+    load_experiment,
+    phantom_profile,
+    read_experiment_tree,
+)
 from bratsml.tracking.store import project_root
 from bratsml.workflows.console import say
 from bratsml.workflows.preprocess import ensure_store

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from bratsml.compute.device import count_gpus
 from bratsml.config import Tree
 from bratsml.data.folds import make_split
 from bratsml.errors import ConfigError

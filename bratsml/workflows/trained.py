@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
-from bratsml.compute.device import choose_device
+from bratsml.compute.device import autocast_of, choose_device
 from bratsml.config import build_config, flatten
 from bratsml.data.cases import MODALITIES
 from bratsml.errors import CheckpointError, ConfigError
@@ -52,7 +53,13 @@ class TrainedModels:
             model.load_state_dict(state["ema"] or state["model"])
             yield (
                 member,
-                Predictor(model.to(device), self.output, experiment.window, experiment.inference),
+                Predictor(
+                    model.to(device),
+                    self.output,
+                    experiment.window,
+                    experiment.inference,
+                    partial(autocast_of, experiment.compute, device),
+                ),
             )
 
     def probabilities(self, image: Tensor) -> Iterator[Tensor]:
