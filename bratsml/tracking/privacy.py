@@ -10,9 +10,9 @@ OUTSIDE = "(path outside the project)"
 
 # A path token: absolute, below the home folder, a drive, a file URI, or climbing with '..'
 _PATH = re.compile(
-    r"""(?<![\w./\\:-])                 # not in the middle of a word, URL or relative path
-        (?:file:)?
-        (?:~|/|[A-Za-z]:[\\/]|\\\\|(?:[\w.-]+[\\/])*\.\.(?=[\\/\s'",;)\]}]|$))
+    r"""(?<![\w./\\:<-])                # not in the middle of a word, URL, tag or relative path
+        (?:file:(?://)?)?
+        (?:~[\w.-]*/|/(?=[\w.])|[A-Za-z]:[\\/]|\\\\|(?:[\w.-]+/)*\.\.(?=[/\s'",;)\]}]|$))
         [^\s'",;)\]}]*""",
     re.VERBOSE,
 )

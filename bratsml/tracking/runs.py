@@ -1,138 +1,173 @@
-"""Recorded runs read back: found by id or by command, with their folds and files."""
+"""Reading recorded runs: what they hold and where their files are."""
 
 from __future__ import annotations
 
+import json
+import tempfile
+import urllib.parse
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bratsml.errors import TrackingError
-from bratsml.tracking.run_state import COMMAND, PARENT
-from bratsml.tracking.store import EXPERIMENT_NAME, TrackingStore, first_line
+from bratsml.tracking.delivery import models_of, translated
+from bratsml.tracking.outbox import RefusedError, StoreAwayError
+from bratsml.tracking.run_state import COMMAND, KEY, PARENT
+from bratsml.tracking.store import ARTIFACTS_FOLDER, TrackingStore
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-SHORTEST_ID = 6
-"""Characters of a run id that are enough to name a run."""
+BEST = "best"
+"""Name of the logged model that holds a run's best checkpoint."""
+MODELS_CACHE = ".models"
 
 
 @dataclass(frozen=True)
 class RecordedRun:
-    """One run as the store has it.
+    """A run as the store holds it.
 
     Attributes:
-        children: Its nested runs by name, e.g. the folds of a cross-validation.
+        key: What a child is known by (``fold_0``); ``""`` for a run without a parent.
+        children: In order of their keys.
     """
 
     run_id: str
     name: str
     status: str
-    params: dict[str, str]
-    tags: dict[str, str]
+    experiment_id: str
+    key: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
     children: tuple[RecordedRun, ...] = ()
 
 
 def find_run(run_id: str, root: Path | None = None) -> RecordedRun:
-    """The run whose id is, or begins with, ``run_id``.
+    """The run of that id.
 
     Raises:
-        TrackingError: There is none, or several.
+        TrackingError: There is none, or the store cannot be used.
     """
     store = TrackingStore.locate(root)
-    if len(run_id) < SHORTEST_ID:
+    try:
+        with translated():
+            return _recorded(store, store.client.get_run(run_id))
+    except RefusedError as error:
         raise TrackingError(
-            f"run id {run_id!r} is too short; give at least {SHORTEST_ID} characters"
-        )
-    found = [run for run in _all_runs(store) if run.info.run_id.startswith(run_id)]
-    if len(found) != 1:
-        count = "no run" if not found else "more than one run"
-        raise TrackingError(f"{count} has an id starting with {run_id!r}; copy it from mlflow ui")
-    return _recorded(found[0], store)
+            f"run {run_id} is not in the tracking store; look it up in 'mlflow ui'"
+        ) from error
+    except StoreAwayError as error:
+        raise TrackingError(f"the tracking store cannot be read: {error}; try again") from error
 
 
 def latest_run(command: str, root: Path | None = None) -> RecordedRun:
-    """The newest finished run of a command.
+    """The newest FINISHED run of a command.
 
     Raises:
-        TrackingError: None has finished yet.
+        TrackingError: There is none.
     """
     store = TrackingStore.locate(root)
-    for run in _all_runs(store):
-        if run.data.tags.get(COMMAND) == command and run.info.status == "FINISHED":
-            return _recorded(run, store)
-    raise TrackingError(f"no finished {command} run is recorded here; run {command} first")
-
-
-def read_json_artifact(run: RecordedRun, name: str, root: Path | None = None) -> Any:
-    """Content of a JSON artifact of a run.
-
-    Raises:
-        TrackingError: The run has no such artifact.
-    """
-    import json
-
-    return json.loads(_download(f"runs:/{run.run_id}/{name}", name, root).read_text("utf-8"))
+    experiment_id = store.experiment_id()
+    try:
+        with translated():
+            found = store.client.search_runs(
+                [experiment_id],
+                f"attributes.status = 'FINISHED' and tags.`{COMMAND}` = '{command}'",
+                order_by=["attributes.start_time DESC"],
+                max_results=1,
+            )
+            if found:
+                return _recorded(store, found[0])
+    except (RefusedError, StoreAwayError) as error:
+        raise TrackingError(f"the tracking store cannot be read: {error}; try again") from error
+    raise TrackingError(f"no finished {command} run is in the tracking store; run {command} first")
 
 
 def best_checkpoint(run: RecordedRun, root: Path | None = None) -> Path:
-    """A local file with the run's best checkpoint.
+    """File of the best checkpoint a run logged; from a server it is fetched once and kept.
 
     Raises:
-        TrackingError: The run has logged none.
+        TrackingError: The run logged none, or it cannot be read.
     """
     store = TrackingStore.locate(root)
-    models = store.client.search_logged_models(
-        [store.experiment_id(EXPERIMENT_NAME)], f"source_run_id = '{run.run_id}'"
-    )
-    if not models:
+    try:
+        with translated():
+            models = models_of(store, run.experiment_id, run.run_id, BEST)
+            folder = _folder_of(store, models[0]) if models else None
+    except (RefusedError, StoreAwayError) as error:
         raise TrackingError(
-            f"run {run.run_id} ({run.name}) holds no checkpoint; train it to its end"
-        )
-    newest = max(models, key=lambda model: model.creation_timestamp)
-    folder = _download(newest.model_uri, "checkpoint", root)
-    files = sorted(folder.rglob("*.pt"))
+            f"the checkpoint of run {run.run_id} cannot be read: {error}; try again"
+        ) from error
+    files = sorted(folder.rglob("*.pt")) if folder else []
     if not files:
-        raise TrackingError(f"the checkpoint of run {run.run_id} is not in the store any more")
+        raise TrackingError(
+            f"run {run.run_id} ({run.name}) has no best checkpoint; finish it, or name another run"
+        )
     return files[0]
 
 
-def _all_runs(store: TrackingStore) -> list[Run]:
-    return list(
-        store.client.search_runs(
-            [store.experiment_id(EXPERIMENT_NAME)],
-            order_by=["attributes.start_time DESC"],
-            max_results=50_000,
+def read_json_artifact(run: RecordedRun, name: str, root: Path | None = None) -> Any:
+    """The content of a JSON artifact.
+
+    Raises:
+        TrackingError: The run has no such artifact, or it is not JSON.
+    """
+    store = TrackingStore.locate(root)
+    try:
+        with translated(), tempfile.TemporaryDirectory() as folder:
+            path = Path(store.client.download_artifacts(run.run_id, name, folder))
+            return json.loads(path.read_text(encoding="utf-8"))
+    except (RefusedError, StoreAwayError, ValueError) as error:
+        raise TrackingError(
+            f"run {run.run_id} ({run.name}) has no readable {name}; name another run"
+        ) from error
+
+
+def _recorded(store: TrackingStore, run: Run, *, with_children: bool = True) -> RecordedRun:
+    children: list[RecordedRun] = []
+    if with_children:
+        found = store.client.search_runs(
+            [run.info.experiment_id], f"tags.`{PARENT}` = '{run.info.run_id}'", max_results=1000
         )
-    )
-
-
-def _recorded(run: Run, store: TrackingStore) -> RecordedRun:
-    children = [
-        _plain(child, ())
-        for child in _all_runs(store)
-        if child.data.tags.get(PARENT) == run.info.run_id
-    ]
-    return _plain(run, tuple(sorted(children, key=lambda child: child.name)))
-
-
-def _plain(run: Run, children: tuple[RecordedRun, ...]) -> RecordedRun:
+        children = [_recorded(store, child, with_children=False) for child in found]
     return RecordedRun(
         run_id=run.info.run_id,
         name=run.info.run_name or run.info.run_id,
         status=run.info.status,
+        experiment_id=run.info.experiment_id,
+        key=run.data.tags.get(KEY, ""),
         params=dict(run.data.params),
         tags=dict(run.data.tags),
-        children=children,
+        children=tuple(sorted(children, key=lambda child: _in_order(child.key))),
     )
 
 
-def _download(uri: str, name: str, root: Path | None) -> Path:
-    from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
+def _in_order(key: str) -> tuple[str, int]:
+    """``fold_10`` after ``fold_9``."""
+    text = key.rstrip("0123456789")
+    return text, int(key[len(text) :] or -1)
 
-    store = TrackingStore.locate(root)
-    try:
-        return Path(download_artifacts(artifact_uri=uri, tracking_uri=store.uri))
-    except (MlflowException, OSError) as error:
-        raise TrackingError(f"{name} cannot be read from the store: {first_line(error)}") from error
+
+def _folder_of(store: TrackingStore, model: Any) -> Path:
+    location = urllib.parse.urlparse(model.artifact_location)
+    if location.scheme in ("", "file"):
+        return Path(urllib.parse.unquote(location.path))
+    folder = store.root / ARTIFACTS_FOLDER / MODELS_CACHE / model.model_id
+    if not folder.is_dir():
+        from mlflow.artifacts import download_artifacts
+
+        with tempfile.TemporaryDirectory(dir=_made(folder.parent)) as temporary:
+            download_artifacts(
+                artifact_uri=f"models:/{model.model_id}",
+                dst_path=temporary,
+                tracking_uri=store.uri,
+            )
+            Path(temporary).replace(folder)
+            _made(Path(temporary))
+    return folder
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
