@@ -129,7 +129,8 @@ def find_experiment_file(root: Path, model: str = "", experiment: str = "") -> P
     nearest = difflib.get_close_matches(wanted, known, n=1, cutoff=0.3)
     hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
     raise ConfigError(
-        f"experiment {wanted!r} is not in {EXPERIMENTS_FOLDER}/ (there are {', '.join(known)}){hint}"
+        f"experiment {wanted!r} is not in {EXPERIMENTS_FOLDER}/ "
+        f"(there are {', '.join(known)}){hint}"
     )
 
 

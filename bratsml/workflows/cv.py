@@ -64,8 +64,8 @@ class CrossValidation:
 def cross_validate(request: Request, folds: str = "") -> str:
     """Run or finish a cross-validation; returns the parent's run id.
 
-    Folds that an earlier start of the same request finished are kept; the others are resumed. A fold
-    that fails leaves the others standing.
+    Folds that an earlier start of the same request finished are kept; the others are resumed. A
+    fold that fails leaves the others standing.
 
     Raises:
         BratsmlError: Bad input, before any work; or folds failed, after the others are done.
@@ -227,8 +227,8 @@ def _description(run: CrossValidation, summary: pd.DataFrame, metrics: dict[str,
     experiment = run.prepared.experiment
     header = " | ".join(str(name) for name in summary.columns)
     lines = [
-        f"**{experiment.name}**: {len(run.folds)}-fold cross-validation of `{experiment.model.kind}` "
-        f"on {sum(map(len, run.split.folds))} cases.",
+        f"**{experiment.name}**: {len(run.folds)}-fold cross-validation of "
+        f"`{experiment.model.kind}` on {sum(map(len, run.split.folds))} cases.",
         "",
         f"| {header} |",
         "|" + "---|" * len(summary.columns),
@@ -240,8 +240,8 @@ def _description(run: CrossValidation, summary: pd.DataFrame, metrics: dict[str,
         "",
         f"Out-of-fold mean Dice {metrics['oof/dice/mean']:.4f} "
         f"(95 % bootstrap interval over cases {metrics['oof/dice/mean_low95']:.4f} to "
-        f"{metrics['oof/dice/mean_high95']:.4f}). Metrics: {METRIC_VERSION}. Each fold's checkpoint "
-        "was chosen on its own validation cases, so these numbers lean to the good side; the test "
-        f"split ({len(run.split.test)} cases) has not been opened.",
+        f"{metrics['oof/dice/mean_high95']:.4f}). Metrics: {METRIC_VERSION}. Each fold's "
+        "checkpoint was chosen on its own validation cases, so these numbers lean to the good "
+        f"side; the test split ({len(run.split.test)} cases) has not been opened.",
     ]
     return "\n".join(lines)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pandas as pd
-import torch
 from rich.progress import track
 from rich.table import Table
+from torch import Tensor
 
 from bratsml.config import flatten
 from bratsml.data.folds import Split
@@ -89,26 +88,29 @@ def score_members(models: TrainedModels, test: TestSplit, kind: Average) -> pd.D
     scorer = CaseScorer(test.store, test.case_ids, models.scheme, models.experiment.evaluation)
     rows: list[dict[str, object]] = []
     for case_id in track(test.case_ids, "test cases", console=console):
-        image = torch.from_numpy(np.array(test.store.image(case_id), dtype=np.float32))
-        meta = test.store.meta(case_id)
+        rows += _score_case(models, scorer, case_id, kind)
+    return with_difference(case_table(rows))
 
-        def members(image: torch.Tensor = image, case_id: str = case_id) -> Iterator[torch.Tensor]:
-            for member, predictor in models.predictors():
-                stored = predictor.stored_grid(image.numpy())
-                whole = restore_probabilities(
-                    stored.numpy(), scorer.store.meta(case_id), models.output
-                )
-                rows.extend(
-                    {"model": member.name, **row}
-                    for row in scorer.rows(case_id, models.output, whole)
-                )
-                yield stored
 
-        mean = average(members(), kind, models.output.exclusive)
-        whole = restore_probabilities(mean.numpy(), meta, models.output)
-        rows += [{"model": ENSEMBLE, **row} for row in scorer.rows(case_id, models.output, whole)]
-    table = case_table(rows)
-    return with_difference(table)
+def _score_case(
+    models: TrainedModels, scorer: CaseScorer, case_id: str, kind: Average
+) -> list[dict[str, object]]:
+    """Rows of one case: each member's as it is predicted, then the average's."""
+    rows: list[dict[str, object]] = []
+    image, meta = scorer.store.image(case_id), scorer.store.meta(case_id)
+
+    def score(name: str, stored: Tensor) -> Tensor:
+        whole = restore_probabilities(stored.numpy(), meta, models.output)
+        scored = scorer.rows(case_id, models.output, whole)
+        rows.extend({"model": name, **row} for row in scored)
+        return stored
+
+    members = (
+        score(member.name, predictor.stored_grid(image))
+        for member, predictor in models.predictors()
+    )
+    score(ENSEMBLE, average(members, kind, models.output.exclusive))
+    return rows
 
 
 def with_difference(table: pd.DataFrame) -> pd.DataFrame:

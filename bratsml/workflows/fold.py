@@ -301,7 +301,7 @@ class ProgressFile(Hook):
 def fingerprint(
     command: str, experiment: Experiment, store: Store, split: Split, *more: Any
 ) -> str:
-    """Equal for two requests that must give the same result; the key under which runs are resumed."""
+    """Equal for requests that must give the same result; the key under which runs are resumed."""
     return sha256_of_json(
         [command, experiment.what_decides_the_result(), store.dataset_hash, split.hash, *more]
     )
