@@ -235,8 +235,13 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
             subfolders.clear()
             continue
         seen.add(real)
-        subfolders[:] = sorted(n for n in subfolders if n[0] not in "._" and n != "__MACOSX")
-        yield Path(place), sorted(n for n in names if not n.startswith("."))
+        subfolders[:] = sorted(name for name in subfolders if _is_visible(name))
+        yield Path(place), sorted(name for name in names if _is_visible(name))
+
+
+def _is_visible(name: str) -> bool:
+    """Neither hidden, nor left by an archiver, nor unfit to be printed."""
+    return not name.startswith((".", "__")) and name.isprintable()
 
 
 def _case_groups(
@@ -250,7 +255,7 @@ def _case_groups(
     known = [prefix for prefix in groups if parse_case_id(prefix)]
     kinds = [kind for group in groups.values() for kind in group]
     if len(known) <= 1 and len(kinds) == len(set(kinds)) and groups:
-        case_id = known[0] if known else folder_name
+        case_id = known[0] if known else folder_name.lstrip(".") or "case"
         yield case_id, {kind: names for group in groups.values() for kind, names in group.items()}
     else:
         yield from groups.items()
@@ -292,7 +297,7 @@ def _decathlon_cases(root: Path, need_labels: bool) -> Iterator[tuple[CaseFiles,
         folder = root / images
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             match = _DECATHLON_FILE.match(path.name)
-            if not match:
+            if not match or not _is_visible(path.name):
                 continue
             options = [labels / f"{match['id']}{ending}" for ending in (".nii.gz", ".nii")]
             label = next((option for option in options if option.is_file()), None)

@@ -28,6 +28,7 @@ MAX_INTENSITY = 1e12
 """Largest magnitude an image may hold: its square must fit float32 with room for sums."""
 GZIP_LEVEL = 6
 
+_PROBE_BYTES, _PROBE_BLOCKS = 1 << 20, 64  # a bomb is not followed further than this
 _GZIP_MAGIC = b"\x1f\x8b"
 _NIFTI_MARKS = (b"n+1\0", b"ni1\0")
 _DAMAGED = "copy or download it again"
@@ -174,12 +175,26 @@ def _unzip(content: bytes, channels: int, repair: bool) -> tuple[Header, bytes]:
         start = zlib.decompressobj(wbits=31).decompress(content, HEADER_BYTES)
         if len(start) < 4:
             raise HeaderFault("is truncated: its gzip stream ends within the header", _DAMAGED)
-        header = parse_header(start, channels=channels, repair=repair)
+        try:
+            header = parse_header(start, channels=channels, repair=repair)
+        except HeaderFault:
+            _follow_to_checksum(content)  # a damaged stream explains a strange header
+            raise
         return header, _inflate(content, header.file_bytes)
     except zlib.error as error:
         crc = "check" in str(error)
         what = "gzip checksum does not match its voxels" if crc else "gzip stream is damaged"
         raise HeaderFault(f"is corrupt: the {what}", _DAMAGED) from error
+
+
+def _follow_to_checksum(content: bytes) -> None:
+    """Raise ``zlib.error`` when the first gzip member is damaged; gives up on huge ones."""
+    stream = zlib.decompressobj(wbits=31)
+    for _ in range(_PROBE_BLOCKS):
+        if stream.eof or not content:
+            return
+        stream.decompress(content, _PROBE_BYTES)
+        content = stream.unconsumed_tail
 
 
 def _inflate(content: bytes, size: int) -> bytes:
@@ -194,7 +209,8 @@ def _inflate(content: bytes, size: int) -> bytes:
         pieces.append(piece)
         held += len(piece)
         if held > size:
-            raise HeaderFault(f"unpacks to more than the {size} bytes its header declares")
+            reason = f"is corrupt: it unpacks to more than the {size} bytes its header declares"
+            raise HeaderFault(reason, _DAMAGED)
         if not stream.eof:
             missing = size - held
             if missing == 0:

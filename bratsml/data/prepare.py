@@ -123,10 +123,9 @@ def prepare_raw_case(
 ) -> PreparedCase:
     """:func:`prepare_case` from bytes already read; empties ``raw.contents``."""
     case = raw.case
-    names = {use: path.name for use, path in case.files.items()}
-    check_different_files(raw.hashes, names, case.id)
     images, first = _images(raw, repair)
     check_contrast(images, {m: case.images[m].name for m in MODALITIES}, case.id)
+    check_different_files(raw.hashes, {u: p.name for u, p in case.files.items()}, case.id)
     reference, repairs = _label(raw, first, scheme, repair)
     shape = cast(Shape, first.data.shape[:3])
     spacing = spacing_mm_of(first.affine)
