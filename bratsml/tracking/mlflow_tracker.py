@@ -23,9 +23,11 @@ from bratsml.tracking.run_state import (
     HOST,
     PID,
     UNFINISHED,
+    delete_superseded,
     is_process_alive,
     mark_orphans,
     runs_of,
+    supersede,
     this_host,
 )
 from bratsml.tracking.spool import Spool
@@ -75,10 +77,11 @@ def open_run(
             if given is not None:
                 experiment_id = given.info.experiment_id
             mark_orphans(store.client, experiment_id)
+            delete_superseded(store.client, experiment_id)
             deliver_leftovers(store)
             older = None if fork else _unfinished_run(store, experiment_id, fingerprint)
             if older is not None and given is not None:
-                _discard(store, given)
+                supersede(store.client, given.info.run_id, by=older.info.run_id)
             run = older or given or _create(store, experiment_id, run_name)
             if run is given:
                 _make_ours(store, run, run_name)
@@ -107,7 +110,7 @@ def attach_run(run_id: str, root: Path | None = None) -> MlflowTracker:
 def find_finished_run(fingerprint: str, root: Path | None = None) -> str | None:
     """Id of the newest FINISHED run of a request, or ``None``.
 
-    The run that ``mlflow run`` made for the request is removed when there is one.
+    The run that ``mlflow run`` made for the request, if it did, is closed and later deleted.
 
     Raises:
         TrackingError: The store cannot be used.
@@ -122,7 +125,7 @@ def find_finished_run(fingerprint: str, root: Path | None = None) -> str | None:
             for run in runs_of(store.client, experiment_id, fingerprint):
                 if run.info.status == "FINISHED":
                     if (made := _take_given_run(store)) is not None:
-                        _discard(store, made)
+                        supersede(store.client, made.info.run_id, by=run.info.run_id)
                     return str(run.info.run_id)
     except (StoreAwayError, RefusedError) as error:
         raise TrackingError(f"the tracking store cannot be searched: {error}; try again") from error
@@ -200,9 +203,3 @@ def _make_ours(store: TrackingStore, run: Run, run_name: str) -> None:
     client.set_tag(run_id, RAW_PARAMS, json.dumps(sorted(run.data.params)))
     if "mlflow.user" in run.data.tags:
         client.delete_tag(run_id, "mlflow.user")
-
-
-def _discard(store: TrackingStore, run: Run) -> None:
-    """Close and delete a run that turned out not to be needed; ``mlflow run`` leaves it so."""
-    store.client.set_terminated(run.info.run_id, "FINISHED")
-    store.client.delete_run(run.info.run_id)

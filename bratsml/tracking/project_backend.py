@@ -11,6 +11,8 @@ It is loaded with every ``import mlflow``, so it imports nothing heavy itself.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import shutil
 import signal
@@ -142,6 +144,7 @@ def backend_class(base: type[Any], root: Path) -> type[Any]:
             with _FailedIfItRaises(started):
                 submitted = run(*call, backend_config, tracking_uri, experiment_id)
             _hand_signals_on(submitted)
+            _settle_at_exit(submitted, started, root)
             return submitted
 
     return CurrentEnvironmentBackend
@@ -234,6 +237,38 @@ def _hand_signals_on(submitted: SubmittedRun) -> None:
 
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, hand_on)
+
+
+def _settle_at_exit(submitted: SubmittedRun, run_id: str, root: Path) -> None:
+    """Put right what ``mlflow run`` does to the run's status when the entry point has ended.
+
+    It always sets FINISHED or FAILED (it compares the status as text with numbers), also over
+    KILLED; and a run that was superseded can only be deleted after that.
+    """
+    from bratsml.tracking.run_state import SUPERSEDED_BY
+    from bratsml.tracking.store import TrackingStore
+
+    client = TrackingStore.locate(root).client
+    wait = submitted.wait
+    left: dict[str, Any] = {}
+
+    def wait_and_remember() -> bool:
+        succeeded: bool = wait()
+        with contextlib.suppress(Exception):
+            left["info"] = client.get_run(run_id).info
+        return succeeded
+
+    def settle() -> None:
+        # the work is done and recorded: nothing here may turn it into a failure
+        with contextlib.suppress(Exception):
+            run = client.get_run(run_id)
+            if SUPERSEDED_BY in run.data.tags:
+                client.delete_run(run_id)
+            elif "info" in left and left["info"].status == "KILLED":
+                client.set_terminated(run_id, "KILLED", left["info"].end_time)
+
+    submitted.wait = wait_and_remember  # type: ignore[method-assign]
+    atexit.register(settle)
 
 
 def _working_process(pid: int) -> int:

@@ -24,12 +24,16 @@ if TYPE_CHECKING:
 FINGERPRINT = "bratsml.fingerprint"
 COMMAND = "bratsml.command"
 KEY = "bratsml.key"
+SUPERSEDED_BY = "bratsml.superseded_by"
+"""On a run that ``mlflow run`` made for a request which an older run went on with."""
 PARENT = "mlflow.parentRunId"
 PID, STARTED, HOST, BOOT = "bratsml.pid", "bratsml.started", "bratsml.host", "bratsml.boot"
 UNFINISHED = ("RUNNING", "KILLED", "FAILED", "SCHEDULED")
 SILENCE_SECONDS = 30 * 60.0
 """A run of another machine counts as orphaned once no metric came for that long; the system metrics
 of a living run come every few seconds, and an outage of the store is rarely longer."""
+SUPERSEDED_SECONDS = 600.0
+"""How long a superseded run is kept whose ``mlflow run`` cannot be seen from here."""
 HEARTBEAT = "system/cpu_utilization_percentage"
 
 
@@ -95,6 +99,28 @@ def mark_orphans(client: MlflowClient, experiment_id: str) -> list[str]:
     for run_id in orphans:
         client.set_terminated(run_id, "KILLED")
     return orphans
+
+
+def supersede(client: MlflowClient, run_id: str, by: str) -> None:
+    """Close a run that turned out not to be needed.
+
+    It is deleted later (:func:`delete_superseded`): ``mlflow run`` still writes to it at its end,
+    and fails with a traceback when it is gone.
+    """
+    client.set_tag(run_id, SUPERSEDED_BY, by)
+    client.set_terminated(run_id, "FINISHED")
+
+
+def delete_superseded(client: MlflowClient, experiment_id: str) -> None:
+    """Delete superseded runs that the ``mlflow run`` which made them has left."""
+    for run in client.search_runs([experiment_id], f"tags.`{SUPERSEDED_BY}` LIKE '%'"):
+        tags, ended = run.data.tags, run.info.end_time or 0
+        if PID in tags and tags.get(HOST) == this_host():
+            in_use = is_process_alive(tags)
+        else:
+            in_use = time.time() - ended / 1000 < SUPERSEDED_SECONDS
+        if not in_use:
+            client.delete_run(run.info.run_id)
 
 
 def runs_of(client: MlflowClient, experiment_id: str, fingerprint: str) -> list[Run]:
