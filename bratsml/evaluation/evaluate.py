@@ -81,8 +81,8 @@ def summarize(table: pd.DataFrame, prefix: str) -> dict[str, float]:
     """Means over cases for the log.
 
     ``{prefix}/dice/ET`` and so on per region, ``{prefix}/dice/mean`` as the mean of those; the same
-    for ``hd95`` in mm. Where a policy leaves cases out, ``{prefix}/num_cases/ET`` says over how many
-    the mean is. A region without any scored case is missing, and so is the mean then.
+    for ``hd95`` in mm. Where a policy leaves cases out, ``{prefix}/num_cases/ET`` says over how
+    many the mean is. A region without any scored case is missing, and so is the mean then.
     """
     metrics: dict[str, float] = {}
     for column, name in (("dice", "dice"), ("hd95_mm", "hd95")):

@@ -26,9 +26,9 @@ def hausdorff95_mm(
 
     The surface of a mask is its voxels with a face neighbour outside it (voxels at the border of
     the volume count). For each direction the 95th percentile of the distances from the voxels of
-    one surface to the nearest of the other; the larger of the two. Source: Huttenlocher et al. 1993,
-    IEEE TPAMI 15(9), with a percentile. The challenges' own HD95 weights surface elements by their
-    area and gives other numbers.
+    one surface to the nearest of the other; the larger of the two. Source: Huttenlocher et al.
+    1993, IEEE TPAMI 15(9), with a percentile. The challenges' own HD95 weights surface elements
+    by their area and gives other numbers.
 
     Empty masks: as the policy says; where it says ``inf``, the penalty.
 
