@@ -133,8 +133,8 @@ class InlineLauncher(Launcher):
 class ProcessLauncher(Launcher):
     """Up to ``parallel`` jobs at a time, each in its own process, spread over the GPUs."""
 
-    parallel: int
-    threads: int
+    parallel: int = 1
+    threads: int = 1
     num_gpus: int = 0
 
     def run(self, jobs: Sequence[Job], watch: Callable[[list[Outcome]], None]) -> list[Outcome]:

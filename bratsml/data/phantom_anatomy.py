@@ -80,9 +80,9 @@ def make_brain(rng: np.random.Generator, shape: Shape) -> Brain:
     u, v, w = _brain_coordinates(rng, shape)
     inside = _largest_piece(u**2 + v**2 + w**2 < 1)
     depth = ndimage.distance_transform_edt(inside)
-    folds = np.abs(smooth_noise(rng, shape, max(0.05 * side, 1.0)))
+    folds = np.abs(smooth_noise(rng, shape, max(0.042 * side, 1.0)))
     # the zero level of smooth noise is a system of curved sheets, as sulci are
-    sulci = (folds < 0.16) & (depth < _SULCUS_DEPTH * depth.max())
+    sulci = (folds < 0.22) & (depth < _SULCUS_DEPTH * depth.max())
     fissure = (np.abs(u) < 0.035) & (depth < 0.6 * depth.max()) & (w > -0.3)
     ventricles = _ventricles(u, v, w)
     liquid = inside & (sulci | fissure | (depth <= 1))
@@ -106,7 +106,7 @@ def plan_tumour(
         enhancing: Without enhancement the core is also small and has no rim.
         rim_mm: Range of the rim's thickness.
     """
-    shape: Shape = brain.inside.shape  # type: ignore[assignment]
+    shape: Shape = brain.inside.shape
     side = min(shape)
     core = rng.uniform(0.13, 0.19) * side if enhancing else rng.uniform(0.07, 0.09) * side
     ratio = rng.uniform(1.45, 1.9) if enhancing else rng.uniform(2.4, 3.0)
@@ -134,7 +134,7 @@ def grow_tumour(plan: TumourPlan, brain: Brain, growth: float = 1.0) -> npt.NDAr
     grid = np.ogrid[tuple(slice(0, n) for n in brain.inside.shape)]
     distance = np.sqrt(sum((axis - c) ** 2 for axis, c in zip(grid, plan.centre, strict=True)))
     radius = plan.core_mm * growth
-    core = distance + 0.13 * radius * plan.core_outline < radius
+    core = distance + 0.2 * radius * plan.core_outline < radius
     core = _piece_at(core & (brain.depth_mm > 1), plan.centre)
     # oedema spreads along white matter and stops at CSF
     reach = radius * plan.oedema_ratio * (0.8 + 0.2 * brain.fractions[2])

@@ -34,7 +34,7 @@ def scan(rng: np.random.Generator, brain: Brain, tissue: npt.NDArray[np.uint8]) 
     Args:
         tissue: As :func:`bratsml.data.phantom_anatomy.grow_tumour` makes it.
     """
-    shape: Shape = brain.inside.shape  # type: ignore[assignment]
+    shape: Shape = brain.inside.shape
     presence = _presence(brain, tissue)
     texture = 1 + _TEXTURE * smooth_noise(rng, shape, 1.2)
     images = {}

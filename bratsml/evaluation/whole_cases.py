@@ -63,7 +63,8 @@ def restore_probabilities(stored: Probabilities, meta: CaseMeta, output: Output)
 
     Outside the crop every channel is 0, except that with exclusive classes the background is 1.
     """
-    whole: Probabilities = restore(stored, meta, linear=True).astype(np.float32, copy=False)
+    # a copy: restoring may give a view with mirrored axes, which torch does not take
+    whole: Probabilities = np.ascontiguousarray(restore(stored, meta, linear=True), np.float32)
     if output.exclusive:
         whole[0] += 1.0 - whole.sum(axis=0)
     return whole

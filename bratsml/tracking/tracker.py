@@ -28,8 +28,13 @@ class Tracker(Protocol):
             ``-1`` for a fresh run; steps up to it need not be recorded again.
     """
 
-    run_id: str
-    last_step: int
+    @property
+    def run_id(self) -> str:
+        """See the class."""
+
+    @property
+    def last_step(self) -> int:
+        """See the class."""
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Record settings under dotted names (``optim.lr``).

@@ -21,6 +21,7 @@ from bratsml.figures.curves import fold_curves
 from bratsml.metrics import METRIC_VERSION
 from bratsml.tracking.mlflow_tracker import find_finished_run, open_run
 from bratsml.tracking.tracker import Tracker
+from bratsml.workflows.arguments import whole_number
 from bratsml.workflows.console import say, warn
 from bratsml.workflows.estimate import estimate, say_estimate
 from bratsml.workflows.fold import (
@@ -32,7 +33,7 @@ from bratsml.workflows.fold import (
 )
 from bratsml.workflows.fold_board import FoldBoard
 from bratsml.workflows.fold_table import fold_table, print_fold_table
-from bratsml.workflows.request import Prepared, Request, prepare, whole_number
+from bratsml.workflows.request import Prepared, Request, prepare
 from bratsml.workflows.view import say_how_to_view
 
 CURVES = ("train/loss", "val/loss", "val/dice/ET", "val/dice/TC", "val/dice/WT", "val/dice/mean")

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
+from matplotlib.figure import Figure
 from torch import nn
 
 from bratsml.compute.device import autocast_of, seed_everything
@@ -27,7 +27,6 @@ from bratsml.evaluation.whole_cases import CaseScorer, Predictor
 from bratsml.experiment import Experiment
 from bratsml.figures.overlay import overlay_figure
 from bratsml.files import sha256_of_json, write_json, write_text
-from bratsml.inference.restore import restore
 from bratsml.labels import LabelScheme, get_scheme
 from bratsml.metrics import METRIC_VERSION
 from bratsml.models.output import Output
@@ -243,21 +242,19 @@ def _log_overlays(work: FoldWork, model: nn.Module, table: pd.DataFrame, tracker
     """Pictures of the worst, median and best validation case by mean Dice over regions."""
     means = table.groupby("case")["dice"].mean().sort_values(kind="stable")
     places = {"worst": 0, "median": (len(means) - 1) // 2, "best": len(means) - 1}
-    predictor, scorer = work.predictor(model), work.scorer(tuple(means.index))
-    drawn: dict[str, Any] = {}
     for place, index in places.items():
-        case_id = str(means.index[index])
-        if case_id not in drawn:
-            image, meta = work.store.image(case_id), work.store.meta(case_id)
-            masks = work.output.region_masks(torch.from_numpy(predictor.own_grid(image, meta)))
-            drawn[case_id] = overlay_figure(
-                restore(np.asarray(image, dtype=np.float32), meta, linear=True),
-                scorer.reference(case_id, work.output.regions),
-                masks.numpy(),
-                work.output.regions,
-                f"{place}: {case_id}, mean Dice {means.iloc[index]:.3f}",
-            )
-        tracker.log_figure(drawn[case_id], f"overlays/{place}_{case_id}")
+        case_id, dice = str(means.index[index]), means.iloc[index]
+        title = f"{place}: {case_id}, mean Dice {dice:.3f}"
+        tracker.log_figure(_overlay(work, model, case_id, title), f"overlays/{place}_{case_id}")
+
+
+def _overlay(work: FoldWork, model: nn.Module, case_id: str, title: str) -> Figure:
+    """One case in RAS order, as it is stored."""
+    image = np.array(work.store.image(case_id), dtype=np.float32)
+    masks = work.output.region_masks(work.predictor(model).stored_grid(image)).numpy()
+    label = np.array(work.store.label(case_id))
+    regions = work.output.regions
+    return overlay_figure(image, work.scheme.region_stack(label, regions), masks, regions, title)
 
 
 def _description(work: FoldWork, metrics: dict[str, float], result: FitResult) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 from bratsml.config import build_config
 from bratsml.data.phantom import PhantomConfig, write_phantoms
+from bratsml.workflows.arguments import whole_number
 from bratsml.workflows.console import say
-from bratsml.workflows.request import whole_number
 
 
 def phantom(out: str, cases: int, layout: str, shape: str, seed: int) -> list[str]:

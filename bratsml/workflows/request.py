@@ -10,7 +10,6 @@ from typing import Any
 from bratsml.config import Tree, merge, parse_assignments, with_overrides
 from bratsml.data.phantom import PhantomConfig, write_phantoms
 from bratsml.data.store import Store
-from bratsml.errors import ConfigError
 from bratsml.experiment import (
     Experiment,
     find_experiment_file,
@@ -19,6 +18,7 @@ from bratsml.experiment import (
     read_experiment_tree,
 )
 from bratsml.tracking.store import project_root
+from bratsml.workflows.arguments import whole_number
 from bratsml.workflows.console import say
 from bratsml.workflows.preprocess import ensure_store
 
@@ -93,21 +93,6 @@ def resolve_experiment(request: Request, root: Path, shorthands: Mapping[str, An
             f"(experiments/phantom_profile.yaml, {kind}); give data=FOLDER for real cases"
         )
     return load_experiment(path, profile, typed)
-
-
-def whole_number(name: str, text: str, minimum: int = 1) -> int:
-    """A count typed as text.
-
-    Raises:
-        ConfigError: Not a whole number, or below the minimum.
-    """
-    try:
-        value = int(text)
-    except ValueError:
-        value = minimum - 1
-    if value < minimum:
-        raise ConfigError(f"{name} must be a whole number of at least {minimum}, received {text!r}")
-    return value
 
 
 def _typed_changes(request: Request, shorthands: Mapping[str, Any]) -> Tree:
