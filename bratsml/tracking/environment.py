@@ -57,7 +57,8 @@ def package_versions() -> dict[str, str]:
     names = {"bratsml", *PACKAGES_IN_TAGS}
     try:
         required = importlib.metadata.requires("bratsml") or []
-        names |= {re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in required}
+        needed = [line for line in required if "extra ==" not in line]
+        names |= {re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in needed}
     except importlib.metadata.PackageNotFoundError:
         pass  # the code runs from its folder without being installed
     versions = {}

@@ -116,6 +116,7 @@ class TrackingStore:
             os.environ.setdefault(name, value)
         # nothing this project reads back is a pickle
         os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         from mlflow import MlflowClient
 
         _quieten_mlflow()
