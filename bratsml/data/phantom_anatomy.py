@@ -25,6 +25,7 @@ BACKGROUND, NECROSIS, OEDEMA, ENHANCING = 0, 1, 2, 3
 
 _HALF_WIDTHS = (0.41, 0.45, 0.43)  # of the brain, as shares of the volume's sides
 _CORTEX_MM = 2.0
+_SMALLEST_CORE_MM = 1.6  # a voxel of necrosis and its neighbours
 _SULCUS_DEPTH = 0.34  # how deep sulci reach, as a share of the largest depth in the brain
 
 
@@ -135,6 +136,7 @@ def grow_tumour(plan: TumourPlan, brain: Brain, growth: float = 1.0) -> npt.NDAr
     distance = np.sqrt(sum((axis - c) ** 2 for axis, c in zip(grid, plan.centre, strict=True)))
     radius = plan.core_mm * growth
     core = distance + 0.2 * radius * plan.core_outline < radius
+    core |= distance < _SMALLEST_CORE_MM
     core = _piece_at(core & (brain.depth_mm > 1), plan.centre)
     # oedema spreads along white matter and stops at CSF
     reach = radius * plan.oedema_ratio * (0.8 + 0.2 * brain.fractions[2])
