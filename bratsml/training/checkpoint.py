@@ -24,7 +24,7 @@ from bratsml.files import sha256_of, write_bytes, write_text
 
 FORMAT = 1
 State = dict[str, Any]
-"""``format, config, model, ema, optimizer, schedule, scaler, rng, position, best``."""
+"""``format, config, model, ema, optimizer, schedule, scaler, rng, position, best, history``."""
 
 
 def save_checkpoint(path: Path, state: State) -> None:
@@ -111,7 +111,7 @@ class CheckpointFolder:
         return self.last_path.is_file() or self.previous_path.is_file()
 
     def save_last(self, state: State) -> None:
-        """Write ``last.pt``; the old one becomes ``previous.pt``.
+        """Write ``last.pt``; the old one becomes ``previous.pt`` unless it is damaged.
 
         The order keeps, after a crash at any point, one file whose hash is on record.
 
@@ -121,15 +121,20 @@ class CheckpointFolder:
         content = _encode(state)
         _require_space(self.path, len(content))
         if self.last_path.is_file():
-            recorded = _sidecar(self.last_path)
-            line = recorded.read_text().splitlines()[:1] if recorded.is_file() else []
-            self.last_path.replace(self.previous_path)
-            write_text(_sidecar(self.previous_path), "".join(f"{kept}\n" for kept in line))
+            digest = sha256_of(self.last_path)
+            # a damaged last must not take the place of the good one that training went on from
+            if digest in _known_hashes(self.path):
+                self.last_path.replace(self.previous_path)
+                write_text(_sidecar(self.previous_path), f"{digest}  {self.previous_path.name}\n")
         _write(self.last_path, content)
 
-    def save_best(self) -> None:
-        """Keep a copy of ``last.pt`` as ``best.pt``."""
-        _write(self.best_path, self.last_path.read_bytes())
+    def save_best(self, state: State) -> None:
+        """Write ``best.pt``; before :meth:`save_last`, which may name only a best that is kept.
+
+        Raises:
+            ResourceError: See :func:`save_checkpoint`; the old file stays intact.
+        """
+        save_checkpoint(self.best_path, state)
 
     def load_last(self) -> State | None:
         """The newest checkpoint that is whole, or ``None`` when there is none at all.

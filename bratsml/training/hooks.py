@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from types import TracebackType
 
 from rich.console import Console
@@ -46,10 +47,11 @@ class Hooks:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for hook in self.hooks:
-            if error is not None:
-                hook.on_error(error)
-            hook.close()
+        with ExitStack() as stack:
+            for hook in reversed(self.hooks):
+                stack.callback(hook.close)
+                if error is not None:
+                    stack.callback(hook.on_error, error)
 
     def on_fit_start(self, epoch: int, epochs: int, steps: int) -> None:
         """Tell every hook."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, Protocol
@@ -98,28 +99,21 @@ def fit(
         ResourceError: Out of GPU memory or disk; names what to change.
         Diverged: The loss is still not finite after going back twice.
     """
-    training = Training.set_up(
-        compute, model, loss, target_of, optim, schedule, config, len(loader), config_tree
-    )
-    if not training.resume(checkpoints):
-        checkpoints.save_last(training.state())
-    all_hooks = Hooks([ProfilerHook(config.profile, tracker), *hooks])
-    with listening() as request, all_hooks:
-        all_hooks.on_fit_start(training.position.epoch, config.epochs, len(loader))
-        try:
+    with listening() as request, _errors_in_plain_words():
+        training = Training.set_up(
+            compute, model, loss, target_of, optim, schedule, config, len(loader), config_tree
+        )
+        all_hooks = Hooks(hooks)
+        if training.resume(checkpoints):
+            _log_missing(training, tracker)
+        else:
+            checkpoints.save_last(training.state())
+            all_hooks = Hooks([ProfilerHook(config.profile, tracker, config.accumulate), *hooks])
+        with all_hooks:
+            all_hooks.on_fit_start(training.position.epoch, config.epochs, len(loader))
             return _fit_epochs(
                 training, loader, validate, config, checkpoints, tracker, all_hooks, request
             )
-        except torch.cuda.OutOfMemoryError as error:
-            raise ResourceError(
-                "the GPU's memory ran out; lower loader.patch or loader.batch_size, or set "
-                "model.checkpointing=true and compute.precision=bf16"
-            ) from error
-        except torch._dynamo.exc.TorchDynamoException as error:
-            raise ConfigError(
-                "compute.compile=true does not work for this network on this machine "
-                f"({type(error).__name__}); set compute.compile=false"
-            ) from error
 
 
 def _fit_epochs(
@@ -151,10 +145,10 @@ def _fit_epochs(
             metrics |= validation.metrics
             is_best = training.hear_score(validation.score)
         metrics["peak_memory_mb"] = peak_memory_mb(training.fabric.device)
-        training.close_epoch()
-        checkpoints.save_last(training.state())
+        training.close_epoch(metrics)
         if is_best:
-            checkpoints.save_best()
+            checkpoints.save_best(training.state())
+        checkpoints.save_last(training.state())
         hooks.on_checkpoint(epoch, is_best)
         if epoch > tracker.last_step:
             tracker.log_metrics(metrics, step=epoch)
@@ -182,14 +176,14 @@ def _train_epoch(
     batches = iter(loader.epoch(training.data_epoch, position.step))
     for group in _groups(batches, config.accumulate):
         training.set_lr()
-        value = training.step(group)
-        position.hear(value, len(group), sum(len(batch.image) for batch in group))
+        result = training.step(group)
+        position.hear(result, len(group))
         position.seconds = seconds_before + time.perf_counter() - start
         if position.bad_in_a_row >= config.nan_steps_allowed:
             _go_back(training, checkpoints, tracker, config)
             return "went back"
-        hooks.on_step(position.step, float("nan") if value is None else value)
-        if request.asked and position.step < len(loader):
+        hooks.on_step(position.step, result.loss)
+        if request.asked:
             return "stopped"
     return "finished"
 
@@ -210,6 +204,30 @@ def _go_back(
     training.position.rollbacks = rollbacks
     training.position.skipped += skipped
     tracker.set_tags({"bratsml.rollbacks": str(rollbacks)})
+
+
+def _log_missing(training: Training, tracker: Tracker) -> None:
+    """Log epochs that a crash left out between their checkpoint and their log."""
+    for epoch, metrics in enumerate(training.history):
+        if epoch > tracker.last_step:
+            tracker.log_metrics(metrics, step=epoch)
+
+
+@contextmanager
+def _errors_in_plain_words() -> Iterator[None]:
+    """Say what to change when memory runs out or the compiler gives up."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError as error:
+        raise ResourceError(
+            "the GPU's memory ran out; lower loader.patch or loader.batch_size, or set "
+            "model.checkpointing=true and compute.precision=bf16"
+        ) from error
+    except torch._dynamo.exc.TorchDynamoException as error:
+        raise ConfigError(
+            "compute.compile=true does not work for this network on this machine "
+            f"({type(error).__name__}); set compute.compile=false"
+        ) from error
 
 
 def _groups(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:

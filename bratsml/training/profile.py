@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import html
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,13 @@ class ProfilerHook(Hook):
     """Writes ``profiler/trace.json.gz`` (opens in Perfetto) and ``profiler/table.html``.
 
     Only a fresh run is traced, in its first epoch; the profiler costs nothing afterwards.
+
+    Args:
+        accumulate: Batches per optimizer step.
     """
 
-    def __init__(self, config: ProfileConfig, tracker: Tracker) -> None:
-        self.config, self.tracker = config, tracker
+    def __init__(self, config: ProfileConfig, tracker: Tracker, accumulate: int = 1) -> None:
+        self.config, self.tracker, self.accumulate = config, tracker, accumulate
         self.profiler: Any = None
 
     def on_fit_start(self, epoch: int, epochs: int, steps: int) -> None:
@@ -50,6 +54,7 @@ class ProfilerHook(Hook):
         activities = [ProfilerActivity.CPU]
         if torch.cuda.is_available():
             activities.append(ProfilerActivity.CUDA)
+        steps = math.ceil(steps / self.accumulate)
         # short epochs still leave a trace: waiting and warm-up give way to active steps
         wait = min(self.config.wait, max(0, steps - 2))
         warmup = min(self.config.warmup, max(0, steps - wait - 1))

@@ -23,7 +23,7 @@ from bratsml.training.ema import WeightAverage
 from bratsml.training.optim import OptimConfig, set_lr
 from bratsml.training.schedule import Schedule, ScheduleConfig
 from bratsml.training.settings import TrainConfig
-from bratsml.training.step import TrainStep
+from bratsml.training.step import StepResult, TrainStep
 
 DATA_EPOCHS_PER_ROLLBACK = 1_000_003
 """Added to the loader's epoch after going back, so that the data comes in another order."""
@@ -37,12 +37,12 @@ class Position:
         epoch: Epochs done.
         step: Batches done of the epoch in progress.
         updates: Optimizer steps tried, over all epochs.
-        loss_sum, loss_count: Over the batches of this epoch whose loss was finite.
+        loss_sum, loss_count: Over the patches of this epoch whose loss was finite.
         patches: Patches seen in this epoch.
         seconds: Spent on this epoch's steps.
         total_seconds: Spent on epochs already done, validation included.
         skipped: Steps of this epoch without an update because loss or gradient were not finite.
-        bad_in_a_row: Such steps in a row.
+        bad_in_a_row: Such steps in a row, apart from overflows that the fp16 scaler mends.
         rollbacks: Times that training went back to a checkpoint.
     """
 
@@ -58,23 +58,30 @@ class Position:
     bad_in_a_row: int = 0
     rollbacks: int = 0
 
-    def hear(self, loss: float | None, num_batches: int, num_patches: int) -> None:
+    def hear(self, result: StepResult, num_batches: int) -> None:
         """Count one optimizer step."""
         self.step += num_batches
         self.updates += 1
-        self.patches += num_patches
-        if loss is None:
+        self.patches += result.num_patches
+        if result.outcome != "updated":
             self.skipped += 1
+        if result.outcome == "not finite":
             self.bad_in_a_row += 1
             return
-        self.bad_in_a_row = 0
-        self.loss_sum += loss * num_batches
-        self.loss_count += num_batches
+        if result.outcome == "updated":
+            self.bad_in_a_row = 0
+        self.loss_sum += result.loss * result.num_patches
+        self.loss_count += result.num_patches
 
 
 @dataclass
 class Training:
-    """Network, optimizer, schedule and position: all that a checkpoint keeps."""
+    """Network, optimizer, schedule and position: all that a checkpoint keeps.
+
+    Attributes:
+        history: Metrics of every epoch done, in order; lets a resumed run log what a crash between
+            checkpoint and log left out.
+    """
 
     fabric: Fabric
     model: Any
@@ -87,6 +94,7 @@ class Training:
     position: Position = field(default_factory=Position)
     best_score: float = -math.inf
     best_epoch: int = -1
+    history: list[dict[str, float]] = field(default_factory=list)
     epoch_started: float = field(default_factory=time.perf_counter)
 
     @classmethod
@@ -173,8 +181,9 @@ class Training:
             "cases_per_second": position.patches / max(position.seconds, 1e-9),
         }
 
-    def close_epoch(self) -> None:
+    def close_epoch(self, metrics: dict[str, float]) -> None:
         """Move the position to the start of the next epoch."""
+        self.history.append({name: float(value) for name, value in metrics.items()})
         old = self.position
         self.position = Position(
             epoch=old.epoch + 1,
@@ -196,7 +205,7 @@ class Training:
 
     def state(self) -> State:
         """The checkpoint: tensors, numbers and text only."""
-        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        scaler = self.step.scaler
         return {
             "config": self.config_tree,
             "model": self.model.state_dict(),
@@ -207,6 +216,7 @@ class Training:
             "rng": rng_state(),
             "position": asdict(self.position),
             "best": {"score": self.best_score, "epoch": self.best_epoch},
+            "history": self.history,
         }
 
     def resume(self, checkpoints: CheckpointFolder) -> bool:
@@ -225,11 +235,12 @@ class Training:
         if self.average is not None:
             for name, value in state["ema"].items():
                 self.average.average[name].copy_(value)
-        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        scaler = self.step.scaler
         if scaler is not None:
             scaler.load_state_dict(state["scaler"])
         self.position = Position(**state["position"])
         self.best_score, self.best_epoch = state["best"]["score"], state["best"]["epoch"]
+        self.history = state["history"]
         self.epoch_started = time.perf_counter()
         restore_rng(state["rng"])
         return True
