@@ -201,8 +201,8 @@ def ui_address(root: Path | None = None, run_id: str = "") -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says, cut to one line of at most 160 characters."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What an error of another library says: one line, 160 characters at most, no credentials."""
+    text = _without_credentials((str(error).strip() or type(error).__name__).splitlines()[0])
     return text if len(text) <= 160 else text[:157] + "..."
 
 
@@ -210,7 +210,11 @@ def _shown(uri: str) -> str:
     """The URI without credentials or folders."""
     if uri.startswith("sqlite:///"):
         return Path(uri).name
-    return re.sub(r"//[^/@]*@", "//", uri)
+    return _without_credentials(uri)
+
+
+def _without_credentials(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//", text)
 
 
 def _folder_name(name: str) -> str:
