@@ -67,7 +67,7 @@ class PhantomConfig(Config):
             other layouts cannot tell visits.
     """
 
-    cases: int = Setting(default=18, ge=1, le=9999)
+    cases: int = Setting(default=30, ge=1, le=9999)
     shape: tuple[Side, Side, Side] = (56, 56, 48)
     seed: int = Setting(default=0, ge=0)
     layout: Layout = "brats2021"
