@@ -12,8 +12,10 @@ import pandas as pd
 from pydantic import Field
 
 from bratsml.config import Config
+from bratsml.errors import DataError
 from bratsml.geometry import Spacing
 from bratsml.metrics.empty import POLICIES, PolicyName
+from bratsml.metrics.masks import require_masks
 from bratsml.metrics.overlap import dice
 from bratsml.metrics.surface import hausdorff95_mm
 
@@ -48,11 +50,21 @@ def score_case(
         reference: Same shape as ``prediction``.
         regions: Their names, in order.
 
+    Returns:
+        Columns :data:`COLUMNS`; ``empty`` is ``""``, ``"prediction"``, ``"reference"`` or
+        ``"both"``. Dice and HD95 are NaN where the policy leaves the case out.
+
     Raises:
-        ValueError: Not boolean, different shapes, or not one mask per region.
+        DataError: Not boolean, different shapes, or not one mask per region.
     """
-    if len(prediction) != len(regions):
-        raise ValueError(f"{len(prediction)} masks for {len(regions)} regions")
+    try:
+        require_masks(prediction, reference)
+    except ValueError as error:
+        remedy = "threshold the probabilities on the grid of the reference"
+        raise DataError(case_id, "", str(error), remedy) from error
+    if prediction.ndim != 4 or len(prediction) != len(regions):
+        reason = f"masks of shape {prediction.shape} for {len(regions)} regions"
+        raise DataError(case_id, "", reason, "give one volume per region")
     policy = POLICIES[config.empty]
     voxel_ml = math.prod(spacing_mm) / 1000
     rows = []
@@ -77,27 +89,49 @@ def case_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return table if len(table) else pd.DataFrame(columns=list(COLUMNS))
 
 
-def summarize(table: pd.DataFrame, prefix: str) -> dict[str, float]:
+def summarize(table: pd.DataFrame, prefix: str = "val") -> dict[str, float]:
     """Means over cases for the log.
 
     ``{prefix}/dice/ET`` and so on per region, ``{prefix}/dice/mean`` as the mean of those; the same
-    for ``hd95`` in mm. Where a policy leaves cases out, ``{prefix}/num_cases/ET`` says over how
-    many the mean is. A region without any scored case is missing, and so is the mean then.
+    for ``hd95`` in mm. ``{prefix}/num_cases`` says over how many cases; where the mean of a region
+    leaves some out (NaN in the table), ``{prefix}/num_left_out/dice/ET`` says how many. A region
+    without any score is missing and not in ``mean``.
     """
-    metrics: dict[str, float] = {}
+    metrics = {f"{prefix}/num_cases": float(table["case"].nunique())}
     for column, name in (("dice", "dice"), ("hd95_mm", "hd95")):
         means = []
         for region, values in table.groupby("region", sort=False)[column]:
             scored = values.dropna()
             if len(scored) < len(values):
-                metrics[f"{prefix}/num_cases/{region}"] = float(len(scored))
+                left_out = len(values) - len(scored)
+                metrics[f"{prefix}/num_left_out/{name}/{region}"] = float(left_out)
             if len(scored):
-                metrics[f"{prefix}/{name}/{region}"] = float(scored.mean())
-            means.append(float(scored.mean()) if len(scored) else math.nan)
-        mean = float(np.mean(means)) if means else math.nan
-        if not math.isnan(mean):
-            metrics[f"{prefix}/{name}/mean"] = mean
+                means.append(float(scored.mean()))
+                metrics[f"{prefix}/{name}/{region}"] = means[-1]
+        if means:
+            metrics[f"{prefix}/{name}/mean"] = float(np.mean(means))
     return metrics
+
+
+def typical_cases(table: pd.DataFrame) -> dict[str, str]:
+    """Case ids of the ``worst``, ``median`` and ``best`` case by mean Dice over regions.
+
+    Cases without any Dice are passed over. With fewer than three cases each is named once, the
+    worst first; ties go to the case that comes first in the table.
+    """
+    means = table.groupby("case", sort=False)["dice"].mean().dropna().sort_values(kind="stable")
+    last = len(means) - 1
+    named: dict[str, str] = {}
+    for place, index in (("worst", 0), ("median", last // 2), ("best", last)):
+        if last >= 0 and str(means.index[index]) not in named.values():
+            named[place] = str(means.index[index])
+    return named
+
+
+def dice_by_region(table: pd.DataFrame, case_id: str) -> dict[str, float]:
+    """Dice of one case by region, NaN where it was left out; for titles and legends."""
+    rows = table[table["case"] == case_id]
+    return {str(r): float(d) for r, d in zip(rows["region"], rows["dice"], strict=True)}
 
 
 def _which_is_empty(predicted: bool, true: bool) -> str:

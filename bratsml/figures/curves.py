@@ -1,45 +1,104 @@
-"""Training curves of the folds of a cross-validation."""
+"""What the folds of a cross-validation say: training curves and the table of fold x region."""
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.colors import qualitative
 from plotly.subplots import make_subplots
 
-FOLD_COLOUR, MEAN_COLOUR = "rgba(90, 90, 90, 0.45)", "#1c7ed6"
+MEAN_COLOUR = "#212529"
+FOLD_OPACITY = 0.55
+PANEL_HEIGHT, MARGIN_HEIGHT, ROW_HEIGHT = 260, 120, 28
+COLUMNS = 2
 
 
 def fold_curves(curves: pd.DataFrame) -> go.Figure:
-    """One panel per metric: a thin line per fold and their mean, for epochs that all folds have.
+    """One panel per metric: a thin line per fold, and their mean over the epochs all folds have.
 
     Args:
         curves: Columns ``fold``, ``metric``, ``epoch``, ``value``; may be empty.
     """
     names = list(dict.fromkeys(curves["metric"]))
-    figure = make_subplots(rows=max(1, len(names)), cols=1, subplot_titles=names)
-    for row, name in enumerate(names, start=1):
-        panel = curves[curves["metric"] == name]
-        for fold, line in panel.groupby("fold"):
-            figure.add_scatter(
-                x=line["epoch"],
-                y=line["value"],
-                name=f"fold {fold}",
-                line={"color": FOLD_COLOUR, "width": 1},
-                showlegend=False,
-                row=row,
-                col=1,
-            )
-        by_epoch = panel.groupby("epoch")["value"]
-        mean = by_epoch.mean()[by_epoch.size() == panel["fold"].nunique()]
-        figure.add_scatter(
-            x=mean.index,
-            y=mean,
-            name="mean of the folds",
-            line={"color": MEAN_COLOUR, "width": 3},
-            showlegend=row == 1,
-            row=row,
-            col=1,
-        )
-    figure.update_xaxes(title_text="epoch", row=max(1, len(names)), col=1)
-    figure.update_layout(height=260 * max(1, len(names)), template="plotly_white")
+    folds = sorted(curves["fold"].unique())
+    columns = min(COLUMNS, max(1, len(names)))
+    rows = max(1, math.ceil(len(names) / columns))
+    figure = make_subplots(rows=rows, cols=columns, subplot_titles=names or None)
+    for index, name in enumerate(names):
+        place = {"row": index // columns + 1, "col": index % columns + 1}
+        panel = curves[curves["metric"] == name].sort_values("epoch")
+        for number, fold in enumerate(folds):
+            line = panel[panel["fold"] == fold]
+            colour = qualitative.D3[number % len(qualitative.D3)]
+            _add_line(figure, line["epoch"], line["value"], f"fold {fold}", colour, place)
+        mean = _mean_of_complete(panel)
+        _add_line(figure, mean.index, mean, "mean of folds", MEAN_COLOUR, place)
+        figure.update_xaxes(title_text="epoch", **place)
+    height = MARGIN_HEIGHT + PANEL_HEIGHT * rows
+    figure.update_layout(height=height, template="plotly_white", hovermode="x unified")
     return figure
+
+
+def fold_table_figure(table: pd.DataFrame) -> go.Figure:
+    """The table of fold x region as a picture.
+
+    Args:
+        table: One row per fold and per summary of them; the first column names the row. Numbers
+            are Dice, text is shown as it is, NaN as a dash.
+    """
+    names = [str(name) for name in table.columns]
+    cells = [[_cell(value) for value in table[name]] for name in table.columns]
+    summaries = [str(row) in ("mean", "spread") for row in (cells[0] if cells else [])]
+    shades = ["#e7f5ff" if summary else "white" for summary in summaries]
+    figure = go.Figure(
+        go.Table(
+            header={"values": [f"<b>{name}</b>" for name in names], "align": "right"},
+            cells={
+                "values": cells,
+                "align": "right",
+                "height": ROW_HEIGHT,
+                "fill": {"color": [shades] * len(cells)},
+            },
+        )
+    )
+    height = MARGIN_HEIGHT + ROW_HEIGHT * (len(table) + 1)
+    figure.update_layout(height=height, template="plotly_white", title="Dice by fold and region")
+    return figure
+
+
+def _mean_of_complete(panel: pd.DataFrame) -> pd.Series[float]:
+    """Mean over folds by epoch, for the epochs that every fold of the panel has."""
+    by_epoch = panel.groupby("epoch")["value"]
+    return by_epoch.mean()[by_epoch.count() == panel["fold"].nunique()]
+
+
+def _add_line(
+    figure: go.Figure,
+    epochs: pd.Series[int] | pd.Index[int],
+    values: pd.Series[float],
+    name: str,
+    colour: str,
+    place: dict[str, int],
+) -> None:
+    """Add one line; its legend entry is shown once and switches it in all panels."""
+    is_mean = colour == MEAN_COLOUR
+    known = {trace.name for trace in figure.data}
+    figure.add_scatter(
+        x=epochs,
+        y=values,
+        name=name,
+        legendgroup=name,
+        showlegend=name not in known,
+        mode="lines+markers" if len(values) == 1 else "lines",
+        line={"color": colour, "width": 3 if is_mean else 1.3},
+        opacity=1.0 if is_mean else FOLD_OPACITY,
+        **place,
+    )
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.4f}"
+    return str(value)

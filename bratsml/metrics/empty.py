@@ -10,30 +10,56 @@ PolicyName = Literal["brats", "nnunet", "monai"]
 
 
 @dataclass(frozen=True)
-class EmptyPolicy:
-    """Scores of the empty cases; NaN leaves a case out of means, which then say over how many.
+class EmptyScore:
+    """Scores of one empty case.
 
     Attributes:
-        both_dice, both_distance: Neither mask holds a voxel.
-        one_dice, one_distance: Exactly one does; a distance of ``inf`` stands for the penalty that
-            the caller chooses, e.g. the diagonal of the volume.
+        dice: NaN leaves the case out of means, which then say so.
+        distance_mm: NaN likewise; infinity stands for the penalty that the caller chooses.
+    """
+
+    dice: float
+    distance_mm: float
+
+
+@dataclass(frozen=True)
+class EmptyPolicy:
+    """Scores of the three empty cases.
+
+    Attributes:
+        both: Neither mask holds a voxel.
+        no_prediction: Only the reference does: everything was missed.
+        no_reference: Only the prediction does: all of it is false.
     """
 
     name: PolicyName
-    both_dice: float
-    both_distance: float
-    one_dice: float
-    one_distance: float
+    both: EmptyScore
+    no_prediction: EmptyScore
+    no_reference: EmptyScore
+
+    def score(self, predicted: bool, true: bool) -> EmptyScore | None:
+        """The scores when a mask is empty, ``None`` when neither is.
+
+        Args:
+            predicted: Whether the prediction holds a voxel.
+            true: Whether the reference does.
+        """
+        if predicted and true:
+            return None
+        if predicted:
+            return self.no_reference
+        return self.no_prediction if true else self.both
 
 
-POLICIES: dict[str, EmptyPolicy] = {
-    policy.name: policy
-    for policy in (
-        # the challenges: agreeing on nothing is perfect, missing all is the worst distance
-        EmptyPolicy("brats", 1.0, 0.0, 0.0, math.inf),
-        # nnU-Net: an empty case says nothing and is left out
-        EmptyPolicy("nnunet", math.nan, math.nan, 0.0, math.nan),
-        # MONAI (ignore_empty): an empty reference is left out, an empty prediction has no distance
-        EmptyPolicy("monai", math.nan, math.nan, 0.0, math.nan),
-    )
-}
+_LEFT_OUT = EmptyScore(math.nan, math.nan)
+_MISSED = EmptyScore(0.0, math.inf)
+_MISSED_UNMEASURED = EmptyScore(0.0, math.nan)
+
+# The challenges: agreeing on nothing is perfect, a miss is punished with the worst distance.
+BRATS = EmptyPolicy("brats", EmptyScore(1.0, 0.0), _MISSED, _MISSED)
+# nnU-Net 2: two empty masks say nothing. It has no distance; here none is measured on empty masks.
+NNUNET = EmptyPolicy("nnunet", _LEFT_OUT, _MISSED_UNMEASURED, _MISSED_UNMEASURED)
+# MONAI 1.6 by default: as nnU-Net, and false predictions on an empty reference go unpunished.
+MONAI = EmptyPolicy("monai", _LEFT_OUT, _MISSED_UNMEASURED, _LEFT_OUT)
+
+POLICIES: dict[PolicyName, EmptyPolicy] = {p.name: p for p in (BRATS, NNUNET, MONAI)}

@@ -5,17 +5,25 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+BoolVolume = npt.NDArray[np.bool_]
+"""Mask of shape ``(X, Y, Z)``."""
+
 
 def require_masks(prediction: npt.NDArray[np.generic], reference: npt.NDArray[np.generic]) -> None:
-    """Refuse what is not a pair of boolean volumes of one shape.
+    """Refuse what is not a pair of boolean arrays of one shape.
 
-    Probabilities or label values would give numbers that look like scores.
+    Probabilities, NaN or label values would give numbers that look like scores.
 
     Raises:
         ValueError: Naming the dtype or shapes received.
     """
     for name, mask in (("prediction", prediction), ("reference", reference)):
         if mask.dtype != np.bool_:
-            raise ValueError(f"{name} must be boolean, received {mask.dtype}; threshold it first")
+            raise ValueError(f"{name} must be boolean, received {_describe(mask)}")
     if prediction.shape != reference.shape:
         raise ValueError(f"shapes differ: {prediction.shape} and {reference.shape}")
+
+
+def _describe(values: npt.NDArray[np.generic]) -> str:
+    unusable = int(np.isnan(values).sum()) if np.issubdtype(values.dtype, np.inexact) else 0
+    return f"{values.dtype} with {unusable} NaN" if unusable else str(values.dtype)

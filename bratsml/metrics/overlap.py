@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
-from bratsml.metrics.empty import EmptyPolicy
-from bratsml.metrics.masks import require_masks
-
-BoolVolume = npt.NDArray[np.bool_]
+from bratsml.metrics.empty import BRATS, EmptyPolicy
+from bratsml.metrics.masks import BoolVolume, require_masks
 
 
-def dice(prediction: BoolVolume, reference: BoolVolume, policy: EmptyPolicy) -> float:
+def dice(prediction: BoolVolume, reference: BoolVolume, policy: EmptyPolicy = BRATS) -> float:
     """Dice coefficient ``2 |P and R| / (|P| + |R|)`` (Dice 1945), between 0 and 1.
 
-    Empty masks: as the policy says.
+    Empty masks: as the policy says; NaN where it leaves the case out.
 
     Args:
         prediction: Mask of shape ``(X, Y, Z)``.
@@ -25,8 +20,7 @@ def dice(prediction: BoolVolume, reference: BoolVolume, policy: EmptyPolicy) -> 
     """
     require_masks(prediction, reference)
     predicted, true = int(prediction.sum()), int(reference.sum())
-    if predicted == 0 and true == 0:
-        return policy.both_dice
-    if predicted == 0 or true == 0:
-        return policy.one_dice
+    empty = policy.score(predicted > 0, true > 0)
+    if empty is not None:
+        return empty.dice
     return 2.0 * int((prediction & reference).sum()) / (predicted + true)

@@ -5,21 +5,18 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 from scipy import ndimage
 
 from bratsml.geometry import CropBox, Spacing
-from bratsml.metrics.empty import EmptyPolicy
-from bratsml.metrics.masks import require_masks
-
-BoolVolume = npt.NDArray[np.bool_]
+from bratsml.metrics.empty import BRATS, EmptyPolicy
+from bratsml.metrics.masks import BoolVolume, require_masks
 
 
 def hausdorff95_mm(
     prediction: BoolVolume,
     reference: BoolVolume,
     spacing_mm: Spacing,
-    policy: EmptyPolicy,
+    policy: EmptyPolicy = BRATS,
     penalty_mm: float | None = None,
 ) -> float:
     """Symmetric 95th-percentile surface distance in millimetres, over boundary voxels.
@@ -30,7 +27,8 @@ def hausdorff95_mm(
     1993, IEEE TPAMI 15(9), with a percentile. The challenges' own HD95 weights surface elements
     by their area and gives other numbers.
 
-    Empty masks: as the policy says; where it says ``inf``, the penalty.
+    Empty masks: as the policy says. NaN where it leaves the case out, the penalty where it punishes
+    a miss.
 
     Args:
         prediction: Region mask of shape ``(X, Y, Z)``.
@@ -42,33 +40,38 @@ def hausdorff95_mm(
         ValueError: Not boolean, or different shapes.
     """
     require_masks(prediction, reference)
+    boxes = CropBox.around(prediction), CropBox.around(reference)
+    empty = policy.score(boxes[0] is not None, boxes[1] is not None)
+    if empty is not None:
+        return _punished(empty.distance_mm, penalty_mm, prediction.shape, spacing_mm)
+    # beyond the joint box neither mask has a voxel, so no surface and no distance changes
     box = CropBox.around(prediction | reference)
-    if box is None:
-        return policy.both_distance
-    if not prediction.any() or not reference.any():
-        distance = policy.one_distance
-        return (
-            _diagonal_mm(prediction, spacing_mm, penalty_mm) if math.isinf(distance) else distance
-        )
-    ours = surface_of(box.crop(prediction).astype(bool))
-    theirs = surface_of(box.crop(reference).astype(bool))
+    assert box is not None
+    ours = surface_of(prediction[box.slices])
+    theirs = surface_of(reference[box.slices])
     return max(
-        _percentile(ours, theirs, spacing_mm),
-        _percentile(theirs, ours, spacing_mm),
+        _directed_percentile(ours, theirs, spacing_mm),
+        _directed_percentile(theirs, ours, spacing_mm),
     )
 
 
 def surface_of(mask: BoolVolume) -> BoolVolume:
-    """Voxels of the mask with at least one of six neighbours outside it."""
+    """Voxels of the mask with at least one of six neighbours outside it or outside the volume."""
     return mask & ~ndimage.binary_erosion(mask)
 
 
-def _percentile(from_surface: BoolVolume, to_surface: BoolVolume, spacing_mm: Spacing) -> float:
-    distances = ndimage.distance_transform_edt(~to_surface, sampling=spacing_mm)
-    return float(np.percentile(distances[from_surface], 95))
+def _directed_percentile(start: BoolVolume, target: BoolVolume, spacing_mm: Spacing) -> float:
+    """95th percentile of the distances from voxels of ``start`` to the nearest of ``target``."""
+    distances = ndimage.distance_transform_edt(~target, sampling=spacing_mm)
+    return float(np.percentile(distances[start], 95))
 
 
-def _diagonal_mm(mask: BoolVolume, spacing_mm: Spacing, penalty_mm: float | None) -> float:
+def _punished(
+    distance_mm: float, penalty_mm: float | None, shape: tuple[int, ...], spacing_mm: Spacing
+) -> float:
+    """The distance, or the penalty where it is infinite."""
+    if not math.isinf(distance_mm):
+        return distance_mm
     if penalty_mm is not None:
         return penalty_mm
-    return math.hypot(*(n * mm for n, mm in zip(mask.shape, spacing_mm, strict=True)))
+    return math.hypot(*(n * mm for n, mm in zip(shape, spacing_mm, strict=True)))
