@@ -224,11 +224,16 @@ def test_visits_share_the_brain_and_the_tumour_grows():
     assert (late > 0)[early > 0].mean() > 0.9
 
 
-def test_default_visits_and_patients(tmp_path):
-    cases = list(phantom_cases(PhantomConfig(layout="brats2023")))
-    assert len(cases) == 30
-    assert sum(case.visit for case in cases) == 3  # patients 3, 7 and 11 of 15
-    assert not any(case.visit for case in phantom_cases(PhantomConfig()))
+def test_the_default_share_of_second_visits():
+    cases = list(phantom_cases(PhantomConfig(cases=18, layout="brats2023")))
+    assert len(cases) == 18
+    assert [case.patient for case in cases if case.visit] == [3, 7, 11]  # every fourth of 15
+
+
+@pytest.mark.parametrize("layout", ["brats2021", "decathlon"])
+def test_layouts_without_visits_give_every_patient_one_case(layout):
+    cases = list(phantom_cases(small(cases=8, layout=layout, second_visit_share=1.0)))
+    assert [case.patient for case in cases] == list(range(8))
 
 
 def test_a_complete_set_is_not_rewritten(tmp_path):
