@@ -91,9 +91,10 @@ def read_patch(stored: Array, start: Shape, patch: Array) -> None:
     whole = all(box == slice(0, n) for box, n in zip(target, patch.shape[-3:], strict=True))
     if not whole:
         patch[...] = 0
+    x, y, z = target
+    u, v, w = source
     # torch converts float16 several times faster than NumPy
-    into = torch.from_numpy(patch)[(..., *target)]
-    into.copy_(_readable(stored)[(..., *source)])
+    torch.from_numpy(patch)[..., x, y, z].copy_(_readable(stored)[..., u, v, w])
 
 
 def _readable(stored: Array) -> torch.Tensor:

@@ -22,7 +22,7 @@ from bratsml.errors import BratsmlError, ResourceError
 
 Key = tuple[int, int]
 """Epoch and batch number: all that a batch depends on besides the task itself."""
-POLL_SECONDS = 2.0
+POLL_SECONDS = 0.5
 """How often the main process looks after its workers while it waits."""
 _IDLE = -1
 _LOST = re.compile(r"^DataLoader worker \(pid")
