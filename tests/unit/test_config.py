@@ -52,7 +52,7 @@ def test_assignments_are_split_at_names_not_inside_lists() -> None:
 
 @pytest.mark.parametrize("text", ["lr", "3=4", "a=[1", "lr=1 ; cmd"])
 def test_an_override_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="override|setting"):
+    with pytest.raises(ConfigError, match=r"override|setting"):
         build_config(Drawing, parse_assignments(text))
 
 
@@ -74,7 +74,7 @@ def test_wrong_type_says_which_setting_and_what_was_received() -> None:
 
 
 def test_not_a_number_is_refused() -> None:
-    with pytest.raises(ConfigError, match="shape.radius"):
+    with pytest.raises(ConfigError, match=r"shape\.radius"):
         with_overrides(Drawing(), {"shape": {"radius": float("nan")}})
 
 
@@ -99,5 +99,5 @@ def test_yaml_reads_exponents_as_numbers(tmp_path: Path) -> None:
 def test_a_file_that_holds_no_settings_is_refused_by_name(tmp_path: Path, content: str) -> None:
     path = tmp_path / "bad.yaml"
     path.write_bytes(content.encode("latin-1"))
-    with pytest.raises(ConfigError, match="bad.yaml"):
+    with pytest.raises(ConfigError, match=r"bad\.yaml"):
         read_yaml(path)

@@ -75,5 +75,5 @@ def test_every_painted_value_lies_in_its_region() -> None:
 def test_unknown_scheme_or_region_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="brats2021"):
         get_scheme("brats1999")
-    with pytest.raises(ConfigError, match="'RC'.*ET, TC, WT"):
+    with pytest.raises(ConfigError, match=r"'RC'.*ET, TC, WT"):
         get_scheme("brats2021").region_stack(volume(0), ("RC",))
