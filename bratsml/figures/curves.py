@@ -64,7 +64,12 @@ def fold_table_figure(table: pd.DataFrame) -> go.Figure:
         )
     )
     height = MARGIN_HEIGHT + ROW_HEIGHT * (len(table) + 1)
-    figure.update_layout(height=height, template="plotly_white", title="Dice by fold and region")
+    figure.update_layout(
+        height=height,
+        template="plotly_white",
+        title="Dice by fold and region",
+        margin={"l": 30, "r": 30, "t": 60, "b": 10},  # a table taller than its room is cut off
+    )
     return figure
 
 
