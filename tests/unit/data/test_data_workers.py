@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data._utils import signal_handling
 
 from bratsml.data.workers import Key, WorkerLostError, WorkerPool
 from bratsml.errors import DataError, ResourceError
@@ -104,9 +105,14 @@ class TestResults:
         values(pool_of(), KEYS)
         assert torch.equal(torch.get_rng_state(), before)
 
-    def test_leave_the_handler_of_ended_children_as_it_was(self, pool_of: Any) -> None:
+    def test_leave_the_handler_of_ended_children_as_it_was(
+        self, pool_of: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # PyTorch sets its handler once per process; let it believe that it has not yet
+        monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)
         before = signal.getsignal(signal.SIGCHLD)
         values(pool_of(), KEYS)
+        assert signal_handling._SIGCHLD_handler_set
         assert signal.getsignal(signal.SIGCHLD) is before
 
 
