@@ -32,6 +32,7 @@ from bratsml.metrics import METRIC_VERSION
 from bratsml.models.output import Output
 from bratsml.models.registry import count_parameters
 from bratsml.tracking.environment import describe_environment
+from bratsml.tracking.logged_model import log_segmentation_model
 from bratsml.tracking.mlflow_tracker import attach_run
 from bratsml.tracking.tracker import Tracker
 from bratsml.training.checkpoint import CheckpointFolder, load_checkpoint
@@ -222,7 +223,7 @@ def _log_results(work: FoldWork, model: nn.Module, result: FitResult, tracker: T
     tracker.log_metrics(metrics, step=result.best_epoch)
     tracker.log_table(table, "scores/validation")
     _log_overlays(work, model, table, tracker)
-    tracker.log_checkpoint(work.checkpoints.best_path, "best", result.best_epoch, metrics)
+    log_segmentation_model(tracker, work.checkpoints.best_path, result.best_epoch, metrics)
     tracker.describe(_description(work, metrics, result))
     write_text(work.folder / SCORES_FILE, table.to_csv(index=False))
     write_json(

@@ -80,7 +80,8 @@ class FoldBoard:
         if fifth > self.fifths[number] and not console.is_terminal:
             self.fifths[number] = fifth
             ahead = f"; all done in {duration(left)}" if left else ""
-            say(f"fold {number}: {self._epoch(folder)}/{self.epochs} epochs, {dice}{ahead}")
+            shown = f", {dice}" if dice else ""
+            say(f"fold {number}: {self._epoch(folder)}/{self.epochs} epochs{shown}{ahead}")
 
     def _seconds_left(self, done: int) -> float | None:
         fresh = done - self.start_epochs
