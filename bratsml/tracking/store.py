@@ -117,6 +117,8 @@ class TrackingStore:
         # nothing this project reads back is a pickle
         os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        # patients' data is worked on here: no usage reports leave the machine unasked
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
 
         _quieten_mlflow()

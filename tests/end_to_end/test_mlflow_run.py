@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -166,3 +170,42 @@ def test_other_projects_are_left_to_mlflow(tmp_path: Path) -> None:
     assert code == 1
     assert "Could not find Conda executable" in output
     assert "bratsml" not in output
+
+
+def test_mlflow_ui_without_flags_shows_runs_and_files(project: Path) -> None:
+    code, output = run(".", "-e", "cv", folder=project)
+    assert code == 0, output
+    ((run_id, _),) = recorded(project)
+    artifact = project / "mlruns" / "bratsml" / run_id / "artifacts" / "note.txt"
+    artifact.parent.mkdir(parents=True, exist_ok=True)
+    artifact.write_text("seen")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW")}
+    ui = subprocess.Popen(
+        # port and workers only keep the test apart and light; nothing says where the runs are
+        [sys.executable, "-m", "mlflow", "ui", "--port", str(port), "--workers", "1"],
+        cwd=project,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        base = f"http://127.0.0.1:{port}"
+        give_up = time.monotonic() + 90
+        while time.monotonic() < give_up:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{base}/health"):
+                break
+            time.sleep(0.3)
+        address = f"{base}/ajax-api/2.0/mlflow/runs/get?run_id={run_id}"
+        with urllib.request.urlopen(address) as answer:
+            shown = json.load(answer)["run"]
+        assert shown["info"]["run_name"] == "cv unet"
+        address = f"{base}/get-artifact?path=note.txt&run_uuid={run_id}"
+        with urllib.request.urlopen(address) as answer:
+            assert answer.read() == b"seen"
+    finally:
+        os.killpg(ui.pid, signal.SIGKILL)
+        ui.wait()

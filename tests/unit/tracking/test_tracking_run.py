@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -328,3 +330,21 @@ def test_a_fold_that_starts_during_an_outage_gets_its_run_later(
     assert run.data.tags["mlflow.parentRunId"] == parent.run_id
     assert run.info.run_name == "fold 0"
     assert points(store, fold.run_id, "train/loss") == [(0, 1.0)]
+
+
+@pytest.mark.slow
+def test_a_locked_database_holds_nothing_up_for_good(start: Start, store: TrackingStore) -> None:
+    tracker = start()
+    tracker.log_metrics({"train/loss": 0.0}, 0)
+    other = sqlite3.connect(store.root / "mlflow.db", isolation_level=None)
+    other.execute("begin exclusive")
+    tracker.log_metrics({"train/loss": 1.0}, 1)  # waits the twenty seconds MLflow insists on
+    before = time.monotonic()
+    tracker.log_metrics({"train/loss": 2.0}, 2)
+    assert time.monotonic() - before < 1.0
+    other.execute("rollback")
+    other.close()
+    assert tracker._outbox.drain(60.0)
+    tracker.finish("FINISHED")
+    curve = points(store, tracker.run_id, "train/loss")
+    assert curve == [(0, 0.0), (1, 1.0), (2, 2.0)]
