@@ -24,8 +24,9 @@ class Tracker(Protocol):
 
     Attributes:
         run_id: Identifier of the run in its store; ``""`` when nothing is recorded.
-        last_step: Last step whose metrics were recorded by an earlier process of the same run,
-            ``-1`` for a fresh run; steps up to it need not be recorded again.
+        last_step: Last step whose ``train/loss`` was recorded by an earlier process of the same
+            run, ``-1`` for a fresh run; steps up to it need not be recorded again (a value that
+            was recorded at a step is not recorded a second time in any case).
     """
 
     @property
@@ -65,12 +66,18 @@ class Tracker(Protocol):
         """Keep ``table`` as ``name.csv`` and ``name.parquet``."""
 
     def log_figure(self, figure: Any, name: str) -> None:
-        """Keep a matplotlib figure as PNG or a Plotly figure as HTML that opens offline."""
+        """Keep a matplotlib figure as PNG or a Plotly figure as HTML that opens offline.
+
+        Several Plotly figures in a list share one page, and one copy of the script they need.
+        """
 
     def log_checkpoint(
         self, path: Path, name: str, step: int, metrics: Mapping[str, float]
     ) -> None:
-        """Keep the checkpoint file at ``path`` as a logged model with the metrics it reached."""
+        """Keep the checkpoint at ``path`` as a logged model with the metrics it reached.
+
+        It takes the place of the run's earlier logged model of that name.
+        """
 
     def describe(self, markdown: str) -> None:
         """Set the run's description, shown rendered on its page."""
