@@ -45,17 +45,22 @@ def check_same_grid(
         raise DataError(case_id, name, reason, remedy)
 
 
-def check_contrast(images: Mapping[str, Array], names: Mapping[str, str], case_id: str) -> None:
+def check_contrast(
+    images: Mapping[str, Array],
+    ranges: Mapping[str, tuple[float, float]],
+    names: Mapping[str, str],
+    case_id: str,
+) -> None:
     """Refuse modalities without contrast, and one volume given as two modalities.
 
     Args:
         images: Modality to volume, every voxel finite.
+        ranges: Modality to its smallest and largest value.
         names: Modality to file name.
 
     Raises:
         DataError: Empty foreground, zero variance, or two equal volumes.
     """
-    ranges = {modality: (float(a.min()), float(a.max())) for modality, a in images.items()}
     if all(low == high == 0 for low, high in ranges.values()):
         reason = "the foreground is empty: every modality is zero everywhere"
         raise DataError(case_id, "", reason, "export the case again")

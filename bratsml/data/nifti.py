@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bratsml.data.header import HEADER_BYTES, MAX_DATA_BYTES, Header, HeaderFault, parse_header
+from bratsml.data.inflate import unpack_whole
 from bratsml.errors import DataError
 from bratsml.files import write_atomically
 from bratsml.geometry import Affine, Array
@@ -27,6 +28,9 @@ from bratsml.labels import LabelMap
 MAX_INTENSITY = 1e12
 """Largest magnitude an image may hold: its square must fit float32 with room for sums."""
 GZIP_LEVEL = 6
+
+Payload = bytes | npt.NDArray[np.uint8]
+"""The bytes of an uncompressed file."""
 
 _PROBE_BYTES, _PROBE_BLOCKS = 1 << 20, 64  # a bomb is not followed further than this
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -91,6 +95,7 @@ def decode_volume(
     """
     try:
         _refuse_other_content(content, name)
+        payload: Payload
         if name.lower().endswith(".gz"):
             header, payload = _unzip(content, channels, repair)
         else:
@@ -102,23 +107,24 @@ def decode_volume(
         raise DataError(case_id, name, fault.reason, fault.remedy) from fault
 
 
-def check_intensities(data: Array, name: str, case_id: str) -> None:
-    """Refuse an image with NaN, infinity or absurd magnitudes.
+def intensity_range(data: Array, name: str, case_id: str) -> tuple[float, float]:
+    """Smallest and largest value of an image without NaN, infinity or absurd magnitudes.
 
     Raises:
         DataError: With the number of voxels that are not finite, or the largest magnitude.
     """
-    if data.dtype.kind == "f":
+    low, high = float(data.min()), float(data.max())
+    if not (np.isfinite(low) and np.isfinite(high)):  # NaN spreads into both
         bad = data.size - int(np.count_nonzero(np.isfinite(data)))
-        if bad:
-            raise DataError(
-                case_id, name, f"holds {bad} NaN or infinite voxels", "mend or export it again"
-            )
-    largest = max(abs(float(data.min())), abs(float(data.max())))
+        raise DataError(
+            case_id, name, f"holds {bad} NaN or infinite voxels", "mend or export it again"
+        )
+    largest = max(abs(low), abs(high))
     if largest > MAX_INTENSITY:
         raise DataError(
             case_id, name, f"holds intensities up to {largest:.3g}", "check its scaling (scl_slope)"
         )
+    return low, high
 
 
 def write_label_map(path: Path, label_map: LabelMap, affine: npt.ArrayLike) -> None:
@@ -169,7 +175,7 @@ def _refuse_other_content(content: bytes, name: str) -> None:
         raise HeaderFault("is gzip although it is named .nii", "rename it to .nii.gz")
 
 
-def _unzip(content: bytes, channels: int, repair: bool) -> tuple[Header, bytes]:
+def _unzip(content: bytes, channels: int, repair: bool) -> tuple[Header, Payload]:
     """Header and uncompressed file; never unpacks more than the header declares."""
     try:
         start = zlib.decompressobj(wbits=31).decompress(content, HEADER_BYTES)
@@ -180,7 +186,8 @@ def _unzip(content: bytes, channels: int, repair: bool) -> tuple[Header, bytes]:
         except HeaderFault:
             _follow_to_checksum(content)  # a damaged stream explains a strange header
             raise
-        return header, _inflate(content, header.file_bytes)
+        unpacked = unpack_whole(content, header.file_bytes)
+        return header, unpacked if unpacked is not None else _inflate(content, header.file_bytes)
     except zlib.error as error:
         crc = "check" in str(error)
         what = "gzip checksum does not match its voxels" if crc else "gzip stream is damaged"
@@ -234,7 +241,7 @@ def _check_length(header: Header, found: int) -> None:
         raise HeaderFault(f"is {found - expected} bytes longer than its header declares")
 
 
-def _array(payload: bytes, header: Header) -> Array:
+def _array(payload: Payload, header: Header) -> Array:
     shape = header.shape if header.channels == 1 else (*header.shape, header.channels)
     flat = np.frombuffer(payload, dtype=header.dtype, offset=header.data_offset)
     array = flat.reshape(shape, order="F")

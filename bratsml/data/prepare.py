@@ -17,7 +17,7 @@ from bratsml.data.checks import (
     checked_label_map,
 )
 from bratsml.data.meta import CaseMeta
-from bratsml.data.nifti import Volume, check_intensities, decode_volume, read_bytes
+from bratsml.data.nifti import Volume, decode_volume, intensity_range, read_bytes
 from bratsml.data.normalise import apply_recipe, crop_label
 from bratsml.data.recipes import (
     RECIPE_VERSION,
@@ -123,8 +123,8 @@ def prepare_raw_case(
 ) -> PreparedCase:
     """:func:`prepare_case` from bytes already read; empties ``raw.contents``."""
     case = raw.case
-    images, first = _images(raw, repair)
-    check_contrast(images, {m: case.images[m].name for m in MODALITIES}, case.id)
+    images, ranges, first = _images(raw, repair)
+    check_contrast(images, ranges, {m: case.images[m].name for m in MODALITIES}, case.id)
     check_different_files(raw.hashes, {u: p.name for u, p in case.files.items()}, case.id)
     reference, repairs = _label(raw, first, scheme, repair)
     shape = cast(Shape, first.data.shape[:3])
@@ -174,27 +174,28 @@ def prepare_raw_case(
     return PreparedCase(image, stored, meta, reference if keep else None)
 
 
-def _images(raw: RawCase, repair: bool) -> tuple[dict[str, Array], Volume]:
-    """The four modalities in the files' axis order, and the first file's volume (for its grid)."""
+def _images(
+    raw: RawCase, repair: bool
+) -> tuple[dict[str, Array], dict[str, tuple[float, float]], Volume]:
+    """The four modalities in the files' axis order, their ranges, and the first file's volume."""
     case = raw.case
-    if case.layout == "decathlon":
-        name = case.images[MODALITIES[0]].name
-        content = raw.contents.pop(MODALITIES[0])
-        volume = decode_volume(content, name, case.id, channels=len(MODALITIES), repair=repair)
-        check_intensities(volume.data, name, case.id)
-        return {m: volume.data[..., DECATHLON_CHANNELS[m]] for m in MODALITIES}, volume
+    names = {modality: path.name for modality, path in case.images.items()}
     images: dict[str, Array] = {}
     first: Volume | None = None
-    for modality in MODALITIES:
-        name = case.images[modality].name
-        volume = decode_volume(raw.contents.pop(modality), name, case.id, repair=repair)
-        check_intensities(volume.data, name, case.id)
-        if first is None:
-            first = volume
-        check_same_grid(volume, name, first, case.images[MODALITIES[0]].name, case.id)
-        images[modality] = volume.data
+    if case.layout == "decathlon":
+        content, name = raw.contents.pop(MODALITIES[0]), names[MODALITIES[0]]
+        first = decode_volume(content, name, case.id, channels=len(MODALITIES), repair=repair)
+        images = {m: first.data[..., DECATHLON_CHANNELS[m]] for m in MODALITIES}
+    else:
+        for modality in MODALITIES:
+            content, name = raw.contents.pop(modality), names[modality]
+            volume = decode_volume(content, name, case.id, repair=repair)
+            first = first or volume
+            check_same_grid(volume, name, first, names[MODALITIES[0]], case.id)
+            images[modality] = volume.data
     assert first is not None
-    return images, first
+    ranges = {m: intensity_range(images[m], names[m], case.id) for m in MODALITIES}
+    return images, ranges, first
 
 
 def _label(
@@ -236,12 +237,14 @@ def _foreground(
         return {}
     rng = np.random.default_rng(int(source_hash[:16], 16))
     flat = label.ravel()
-    tumour = np.flatnonzero(flat)
+    tumour = np.flatnonzero(flat != 0)
     values = flat[tumour]
     sampled: dict[str, list[int]] = {}
     for region, members in scheme.regions.items():
-        voxels = tumour[np.isin(values, members)]
+        belongs = np.zeros(256, dtype=np.bool_)
+        belongs[list(members)] = True
+        voxels = tumour[belongs[values]]
         if len(voxels) > FOREGROUND_SAMPLES:
-            voxels = np.sort(rng.choice(voxels, FOREGROUND_SAMPLES, replace=False))
+            voxels = np.sort(rng.choice(voxels, FOREGROUND_SAMPLES, replace=False, shuffle=False))
         sampled[region] = voxels.tolist()
     return sampled

@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bratsml.data.nifti import check_intensities, decode_volume, read_volume, write_label_map
+from bratsml.data.nifti import decode_volume, intensity_range, read_volume, write_label_map
 from bratsml.errors import DataError
 
 LPS = np.array([[-1, 0, 0, 5], [0, -2, 0, 11], [0, 0, 3, -7], [0, 0, 0, 1]], dtype=float)
@@ -268,9 +268,9 @@ def test_nan_voxels_are_counted_and_absurd_ones_refused():
     data = np.ones((3, 3, 3), dtype=np.float32)
     data[0, 0, :2] = np.nan, np.inf
     with pytest.raises(DataError, match="2 NaN or infinite voxels"):
-        check_intensities(data, "a.nii", "case7")
+        intensity_range(data, "a.nii", "case7")
     with pytest.raises(DataError, match="up to 1e\\+30"):
-        check_intensities(np.full((2, 2, 2), 1e30), "a.nii", "case7")
+        intensity_range(np.full((2, 2, 2), 1e30), "a.nii", "case7")
 
 
 def test_written_label_map_reads_back_with_a_fresh_header(tmp_path: Path):

@@ -362,6 +362,14 @@ def test_a_manifest_shows_damage_that_the_format_cannot(raw, write_raw_case, tmp
     assert run(raw, tmp_path / "store", manifest=elsewhere).num_done == 1
 
 
+def test_a_manifest_that_comes_later_is_heeded(raw, write_raw_case, tmp_path):
+    paths = write_raw_case()
+    run(raw, tmp_path / "store")
+    (raw / "SHA256SUMS").write_text(f"{'0' * 64}  {paths['t1c'].relative_to(raw)}\n")
+    (error,) = run(raw, tmp_path / "store").rejected
+    assert "manifest" in error.reason
+
+
 def test_a_manifest_that_is_none(raw, write_raw_case, tmp_path):
     write_raw_case()
     (raw / "SHA256SUMS").write_text("hello world\n")
