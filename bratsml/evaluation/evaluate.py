@@ -15,7 +15,7 @@ from bratsml.config import Config
 from bratsml.errors import DataError
 from bratsml.geometry import Spacing
 from bratsml.metrics.empty import POLICIES, PolicyName
-from bratsml.metrics.masks import require_masks
+from bratsml.metrics.masks import require_masks, require_spacing
 from bratsml.metrics.overlap import dice
 from bratsml.metrics.surface import hausdorff95_mm
 
@@ -55,13 +55,18 @@ def score_case(
         ``"both"``. Dice and HD95 are NaN where the policy leaves the case out.
 
     Raises:
-        DataError: Not boolean, different shapes, or not one mask per region.
+        DataError: Not boolean, different shapes, not one mask per region, or voxel sizes that are
+            not finite and above 0.
     """
     try:
         require_masks(prediction, reference)
     except ValueError as error:
         remedy = "threshold the probabilities on the grid of the reference"
         raise DataError(case_id, "", str(error), remedy) from error
+    try:
+        require_spacing(spacing_mm)
+    except ValueError as error:
+        raise DataError(case_id, "", str(error), "mend the affine of its files") from error
     if prediction.ndim != 4 or len(prediction) != len(regions):
         reason = f"masks of shape {prediction.shape} for {len(regions)} regions"
         raise DataError(case_id, "", reason, "give one volume per region")

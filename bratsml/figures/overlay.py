@@ -14,9 +14,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from bratsml.geometry import Spacing
+
 PANES = ("t1n", "t1c", "t2w", "t2f")
-COLOURS = {"WT": "#37b24d", "TC": "#f59f00", "ET": "#f03e3e"}
-OTHER_COLOURS = ("#1c7ed6", "#ae3ec9", "#0ca678", "#fcc2d7")
+COLOURS = {
+    "WT": "#37b24d",
+    "TC": "#f59f00",
+    "ET": "#f03e3e",
+    "NETC": "#1c7ed6",
+    "SNFH": "#3bc9db",
+    "ED": "#3bc9db",  # the older name of SNFH
+    "RC": "#ae3ec9",
+    "CC": "#fcc2d7",
+    "GTV": "#f03e3e",  # stands alone in its scheme
+}
+OTHER_COLOURS = ("#a9e34b", "#e9ecef", "#b197fc", "#ffa8a8")
 WINDOW_PERCENTILES = (1.0, 99.5)
 MARGIN_VOXELS = 3
 FILL_OPACITY = 0.3
@@ -34,6 +46,7 @@ def overlay_figure(
     regions: Sequence[str],
     title: str,
     dice: Mapping[str, float] | None = None,
+    spacing_mm: Spacing = (1.0, 1.0, 1.0),
 ) -> Figure:
     """Four panes of the axial slice with most tumour: reference as lines, prediction as filling.
 
@@ -48,7 +61,9 @@ def overlay_figure(
         prediction: Same shape as ``reference``.
         regions: Names of the regions.
         dice: Dice of the case by region, added to the title; NaN is shown as a dash.
+        spacing_mm: Voxel size along ``X``, ``Y``, ``Z`` of ``image``, for true proportions.
     """
+    aspect = spacing_mm[1] / spacing_mm[0]
     z = busiest_slice(reference, prediction)
     shown = _brain_part(image[..., z])
     order = _outermost_first(reference, prediction)
@@ -60,9 +75,11 @@ def overlay_figure(
         axes.set_axis_off()
         darkest, brightest = _grey_window(volume)
         plane = _upright(volume[..., z][shown])
-        axes.imshow(plane, cmap="gray", vmin=darkest, vmax=brightest)
+        axes.imshow(plane, cmap="gray", vmin=darkest, vmax=brightest, aspect=aspect)
         colours = [region_colour(regions[index], index) for index in order]
-        _fill(axes, [_upright(prediction[index, ..., z][shown]) for index in order], colours)
+        _fill(
+            axes, [_upright(prediction[index, ..., z][shown]) for index in order], colours, aspect
+        )
         for rank, index in enumerate(reversed(order)):
             # where two outlines coincide the outer one shows on both sides of the inner
             width = INNER_LINE_WIDTH + LINE_WIDTH_STEP * rank
@@ -98,12 +115,12 @@ def _outermost_first(reference: Stack, prediction: Stack) -> list[int]:
     return [int(index) for index in np.argsort(-volume, kind="stable")]
 
 
-def _fill(axes: Axes, masks: Sequence[Plane], colours: Sequence[str]) -> None:
+def _fill(axes: Axes, masks: Sequence[Plane], colours: Sequence[str], aspect: float) -> None:
     """Tint the voxels of each mask; a later one replaces the colour of an earlier."""
     tint = np.zeros((*masks[0].shape, 4))
     for mask, colour in zip(masks, colours, strict=True):
         tint[mask.astype(bool)] = (*to_rgb(colour), FILL_OPACITY)
-    axes.imshow(tint, interpolation="nearest")
+    axes.imshow(tint, interpolation="nearest", aspect=aspect)
 
 
 def _outline(axes: Axes, mask: Plane, colour: str, width: float, rank: int) -> None:

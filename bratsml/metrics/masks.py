@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
+
+from bratsml.geometry import Spacing
 
 BoolVolume = npt.NDArray[np.bool_]
 """Mask of shape ``(X, Y, Z)``."""
@@ -22,6 +26,16 @@ def require_masks(prediction: npt.NDArray[np.generic], reference: npt.NDArray[np
             raise ValueError(f"{name} must be boolean, received {_describe(mask)}")
     if prediction.shape != reference.shape:
         raise ValueError(f"shapes differ: {prediction.shape} and {reference.shape}")
+
+
+def require_spacing(spacing_mm: Spacing) -> None:
+    """Refuse voxel sizes that no volume has; they would give distances of 0 or NaN.
+
+    Raises:
+        ValueError: Not three finite sizes above 0; names those received.
+    """
+    if len(spacing_mm) != 3 or not all(math.isfinite(mm) and mm > 0 for mm in spacing_mm):
+        raise ValueError(f"spacing must be three sizes above 0 mm, received {tuple(spacing_mm)}")
 
 
 def _describe(values: npt.NDArray[np.generic]) -> str:

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from bratsml.geometry import CropBox, Spacing
 from bratsml.metrics.empty import BRATS, EmptyPolicy
-from bratsml.metrics.masks import BoolVolume, require_masks
+from bratsml.metrics.masks import BoolVolume, require_masks, require_spacing
 
 
 def hausdorff95_mm(
@@ -37,9 +37,10 @@ def hausdorff95_mm(
         penalty_mm: The diagonal of the volume if not given.
 
     Raises:
-        ValueError: Not boolean, or different shapes.
+        ValueError: Not boolean, different shapes, or voxel sizes that are not finite and above 0.
     """
     require_masks(prediction, reference)
+    require_spacing(spacing_mm)
     boxes = CropBox.around(prediction), CropBox.around(reference)
     empty = policy.score(boxes[0] is not None, boxes[1] is not None)
     if empty is not None:

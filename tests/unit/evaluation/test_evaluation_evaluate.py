@@ -72,6 +72,13 @@ def test_what_is_no_stack_of_masks_is_refused_with_the_case(prediction, referenc
     assert caught.value.case == "BraTS-GLI-1"
 
 
+@pytest.mark.parametrize("size", [0.0, -1.0, NAN])
+def test_voxel_sizes_that_no_volume_has_are_refused_with_the_case(size):
+    with pytest.raises(DataError, match="three sizes above 0 mm") as caught:
+        score_case("A", stack(1), stack(0), ["WT"], (1.0, 1.0, size), EvaluationConfig())
+    assert caught.value.case == "A"
+
+
 @pytest.mark.parametrize(
     "settings", [{"empty": "skip"}, {"hd95_penalty_mm": 0}, {"hd95_penalty_mm": NAN}]
 )

@@ -5,6 +5,7 @@ import pytest
 from matplotlib.colors import to_hex
 
 from bratsml.figures.overlay import COLOURS, busiest_slice, overlay_figure, region_colour
+from bratsml.labels import SCHEMES
 
 REGIONS = ("ET", "TC", "WT")
 SHAPE = (12, 16, 6)
@@ -136,6 +137,23 @@ def test_drawing_keeps_out_of_the_global_state_of_pyplot():
     assert plt.get_fignums() == []
 
 
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 5.0), (1.0, 2.0, 1.0), (0.9, 0.3, 1.0)])
+def test_a_millimetre_is_as_long_sideways_as_upwards(spacing):
+    figure = draw(spacing_mm=spacing)
+    figure.canvas.draw()
+    for pane in figure.axes:
+        (left, bottom), (right, top) = pane.transData.transform([(0, 1), (1, 0)])
+        across, up = (right - left) / spacing[0], (top - bottom) / spacing[1]
+        assert across == pytest.approx(up)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES.values(), ids=lambda scheme: scheme.name)
+def test_regions_of_every_scheme_keep_one_colour_apart_from_the_others(scheme):
+    colours = [{region_colour(name, index) for index in range(9)} for name in scheme.regions]
+    assert all(len(of_region) == 1 for of_region in colours)
+    assert len(set.union(*colours)) == len(scheme.regions)
+
+
 def test_regions_without_a_colour_of_their_own_get_distinct_ones():
-    names = ("ET", "NETC", "SNFH", "RC")
+    names = ("ET", "A", "B", "C")
     assert len({region_colour(name, index) for index, name in enumerate(names)}) == 4

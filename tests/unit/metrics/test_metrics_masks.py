@@ -35,5 +35,15 @@ def test_shapes_must_agree(metric):
         metric(GOOD, GOOD[..., :1])  # would broadcast
 
 
+@pytest.mark.parametrize(
+    "spacing",
+    [(0.0, 1.0, 1.0), (1.0, -1.0, 1.0), (1.0, 1.0, np.nan), (np.inf, 1.0, 1.0), (1.0, 1.0)],
+)
+@pytest.mark.parametrize("prediction", [GOOD, ~GOOD])
+def test_voxel_sizes_that_no_volume_has_are_refused(prediction, spacing):
+    with pytest.raises(ValueError, match="three sizes above 0 mm"):
+        hausdorff95_mm(prediction, GOOD, spacing)
+
+
 def test_the_version_names_the_kind_of_hd95():
     assert "boundary voxels" in METRIC_VERSION
