@@ -27,6 +27,7 @@ from typing import Any
 from bratsml.data import nifti
 from bratsml.data.cases import MODALITIES, CaseFiles, discover_cases
 from bratsml.data.inflate import unpack_whole
+from bratsml.data.pool import keep_freed_memory
 from bratsml.data.preprocess import build_store
 from bratsml.data.process import Task, process_case
 from bratsml.workflows.preprocess import recipe_named
@@ -48,6 +49,7 @@ class Measured:
 
 def ours(recipe: str, out: Path) -> Callable[[CaseFiles], None]:
     chosen = recipe_named(recipe)
+    keep_freed_memory()  # as every worker does
 
     def one(case: CaseFiles) -> None:
         _, record, _ = process_case(Task(case, chosen, "brats2021", out, False, "", {}))
@@ -150,6 +152,7 @@ def report(data: Path, repeats: int) -> Iterator[str]:
     yield f"{time.strftime('%Y-%m-%d')}, {processor()}, {os.cpu_count()} cores, one thread each,"
     yield f"Python {platform.python_version()}, best of {repeats} interleaved repeats."
     quick = unpack_whole(gzip.compress(b"0"), 1) is not None
+    yield f"Load average of the machine at the start: {os.getloadavg()[0]:.1f}."
     yield f"libdeflate, by which `ours` unpacks where it is installed: {'yes' if quick else 'no'}."
     yield ""
     yield "| recipe | who | CPU s/case | wall s/case | peak memory MB | written MB/case |"

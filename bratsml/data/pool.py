@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,9 @@ from multiprocessing.connection import wait as wait_for_handles
 from typing import TypeVar
 
 from bratsml.errors import ResourceError
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+_KEPT_BYTES = 1 << 30
 
 TaskT = TypeVar("TaskT")
 ResultT = TypeVar("ResultT")
@@ -84,8 +88,23 @@ def _run_in_pool(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def keep_freed_memory() -> None:
+    """Let this process reuse the memory of one case for the next instead of returning it.
+
+    The C library otherwise gives every large array back and fetches fresh pages for the next, which
+    costs a tenth of preprocessing. Does nothing where the library is not glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
 def _prepare_worker() -> None:
     """Leave Ctrl-C to the parent, and do not outlive it."""
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

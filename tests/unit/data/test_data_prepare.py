@@ -214,3 +214,16 @@ def test_the_key_depends_on_everything_that_decides_the_arrays(write_raw_case, p
     save_nifti(paths["t1n"], brain_volumes(1)["t1n"])
     keys.append(prepare().meta.key)
     assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize("scale", [1, 1000, -7])
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_scores_of_whole_numbers_and_of_floats_are_the_same(write_raw_case, prepare, scale, dtype):
+    paths = write_raw_case()
+    volume = brain_volumes()["t1n"].astype(dtype) * scale
+    volume[4, 4, 4] = 0  # a zero inside the brain is scored like any other value
+    save_nifti(paths["t1n"], volume)
+    case = prepare(NativeRecipe(margin_voxels=0, dtype="float32"))
+    inside = volume[2:8, 3:10, 1:7].astype(np.float64)
+    expected = ((inside - inside.mean()) / inside.std())[::-1, ::-1]
+    np.testing.assert_allclose(case.image[0], expected, atol=1e-5)

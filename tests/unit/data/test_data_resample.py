@@ -56,3 +56,15 @@ def test_one_voxel_thick_axes_are_held_constant():
     flat = np.ones((1, 3, 1), dtype=np.float32)
     grid = [np.array([-1.0, 0.0, 2.0]), np.arange(3.0), np.array([0.4])]
     np.testing.assert_array_equal(sample(flat, grid, linear=True), np.ones((3, 3, 1)))
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+@pytest.mark.parametrize("steps", [(1, 1, 1), (-1, -1, 1), (1, -1, -1)])
+def test_values_do_not_depend_on_how_a_view_lies_in_memory(axes, steps):
+    view = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32).transpose(axes)
+    view = view[:: steps[0], :: steps[1], :: steps[2]]
+    grid = [np.array([0.2, 1.7, 3.9]), np.array([0.0, 0.1]), np.array([4.5, 2.25, 1.0, 0.5])]
+    expected = sample(np.ascontiguousarray(view), grid, linear=True)
+    np.testing.assert_allclose(sample(view, grid, linear=True), expected, atol=1e-6)
+    by_hand = view[:, 0, 1]  # at position (0.2, 0, 1)
+    assert expected[0, 0, 2] == pytest.approx(by_hand[0] * 0.8 + by_hand[1] * 0.2, abs=1e-6)
