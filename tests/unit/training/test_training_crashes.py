@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from pathlib import Path
 from typing import Any
@@ -181,8 +182,18 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_first_step(
 
 
 def test_short_epochs_with_accumulation_still_leave_a_traced_step(train: Any) -> None:
-    _, _, tracker = train(config={"epochs": 2, "accumulate": 3, "profile": {}})
+    class KeepsTrace(RecordingTracker):
+        trace = ""
+
+        def log_file(self, path: Path, folder: str = "") -> None:
+            super().log_file(path, folder)
+            self.trace = gzip.decompress(path.read_bytes()).decode()
+
+    # two optimizer steps per epoch: one to warm up, one that is kept
+    tracker = KeepsTrace()
+    train(config={"epochs": 2, "accumulate": 3, "profile": {}}, tracker=tracker)
     assert tracker.files == ["profiler/trace.json.gz", "profiler/table.html"]
+    assert "aten::conv3d" in tracker.trace
 
 
 def test_a_resumed_run_is_not_profiled_again(train: Any) -> None:
