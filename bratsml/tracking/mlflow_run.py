@@ -108,13 +108,14 @@ class MlflowTracker:
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Record one value per name in one call; see :class:`~bratsml.tracking.tracker.Tracker`.
 
-        A value that an earlier process of this run recorded at this step is not recorded again.
-        Characters that MLflow refuses in a name become ``_``.
+        It does not wait for the store: should the process be killed in the next milliseconds, the
+        values are lost. A value that an earlier process of this run recorded at this step is not
+        recorded again. Characters that MLflow refuses in a name become ``_``.
         """
         values = self._finite(metrics, step)
         if values:
             entry = {"kind": "metrics", "step": step, "time": self._stamp(step), "values": values}
-            self._send(entry)
+            self._outbox.post(self._delivery.tagged(entry))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set labels, cut after 8000 characters, paths outside the project left out."""
@@ -263,7 +264,8 @@ class MlflowTracker:
         self._system.start()
 
     def _log_system_metrics(self, values: dict[str, float], step: int) -> None:
-        self._send({"kind": "metrics", "step": step, "time": _now(), "values": values})
+        entry = {"kind": "metrics", "step": step, "time": _now(), "values": values}
+        self._outbox.post(self._delivery.tagged(entry))
 
     def _log_bytes(self, content: bytes, name: str) -> None:
         folder, _, file = name.rpartition("/")

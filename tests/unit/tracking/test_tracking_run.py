@@ -47,6 +47,7 @@ def artifacts(store: TrackingStore, run_id: str) -> Path:
 
 
 def points(store: TrackingStore, run_id: str, name: str) -> list[tuple[int, float]]:
+    """Every value MLflow holds for a metric, repeated ones included."""
     found = store.client.get_metric_history(run_id, name)
     return sorted((point.step, point.value) for point in found)
 
@@ -113,6 +114,7 @@ def test_nothing_recorded_holds_a_folder_of_this_machine(
 def test_metrics_keep_their_steps_and_slashes(tracker: MlflowTracker, store: TrackingStore) -> None:
     for step in range(3):
         tracker.log_metrics({"train/loss": 1.0 - step / 4, "val/dice/ET": step / 4}, step)
+    # history waits until what was logged before has arrived
     assert tracker.history("train/loss") == [(0, 1.0), (1, 0.75), (2, 0.5)]
     assert points(store, tracker.run_id, "val/dice/ET") == [(0, 0.0), (1, 0.25), (2, 0.5)]
     assert tracker.history("never") == []
@@ -123,6 +125,7 @@ def test_values_that_are_not_finite_are_left_out_and_named_in_a_tag(
 ) -> None:
     tracker.log_metrics({"val/hd95/ET": math.inf, "train/loss": math.nan, "lr": 0.1}, 2)
     tracker.log_metrics({"val/hd95/ET": -math.inf}, 3)
+    tracker._outbox.flush()
     run = store.client.get_run(tracker.run_id)
     noted = json.loads(run.data.tags["bratsml.not_finite"])
     assert run.data.metrics == {"lr": 0.1}
@@ -277,6 +280,7 @@ def test_everything_recorded_during_an_outage_arrives_once(
 ) -> None:
     tracker = start()
     for step in range(10):
+        tracker._outbox.flush()
         outage.is_on = step in (3, 4, 5)
         tracker.log_metrics({"train/loss": float(step)}, step)
         tracker.log_text(str(step), f"texts/{step}.txt")
@@ -297,6 +301,7 @@ def test_what_a_killed_process_could_not_deliver_comes_with_the_next_start(
 ) -> None:
     killed = start()
     killed.log_metrics({"train/loss": 0.0}, 0)
+    killed._outbox.flush()
     outage.is_on = True
     killed.log_metrics({"train/loss": 1.0}, 1)
     killed.log_checkpoint(_checkpoint(tmp_path), "best", 1, {"train/loss": 1.0})
@@ -336,12 +341,15 @@ def test_a_fold_that_starts_during_an_outage_gets_its_run_later(
 def test_a_locked_database_holds_nothing_up_for_good(start: Start, store: TrackingStore) -> None:
     tracker = start()
     tracker.log_metrics({"train/loss": 0.0}, 0)
+    tracker._outbox.flush()
     other = sqlite3.connect(store.root / "mlflow.db", isolation_level=None)
     other.execute("begin exclusive")
-    tracker.log_metrics({"train/loss": 1.0}, 1)  # waits the twenty seconds MLflow insists on
     before = time.monotonic()
+    tracker.log_metrics({"train/loss": 1.0}, 1)
     tracker.log_metrics({"train/loss": 2.0}, 2)
     assert time.monotonic() - before < 1.0
+    tracker._outbox.flush()  # after the twenty seconds that MLflow insists on
+    assert tracker._outbox.num_waiting >= 2  # a sample of system metrics may wait too
     other.execute("rollback")
     other.close()
     assert tracker._outbox.drain(60.0)

@@ -182,3 +182,56 @@ def test_what_an_earlier_process_left_is_delivered_first(fake: FakeStore, tmp_pa
     outbox.drain_here()
     outbox.send(entry(1))
     assert fake.taken == [0, 1]
+
+
+def test_posted_entries_come_before_what_is_sent_after_them(
+    outbox: Outbox, fake: FakeStore
+) -> None:
+    for number in range(5):
+        outbox.post(entry(number))
+    outbox.send(entry(5))
+    assert fake.taken == [0, 1, 2, 3, 4, 5]
+
+
+def test_posting_does_not_wait_for_the_store(tmp_path: Path) -> None:
+    answer, taken = threading.Event(), []
+
+    def deliver(entry: Entry, _: Path) -> None:
+        answer.wait(10.0)
+        taken.append(entry["number"])
+
+    outbox = Outbox(deliver, Spool(tmp_path / "run"), lambda: True)
+    for number in range(3):
+        outbox.post(entry(number))  # returns although the store has not answered
+    assert taken == []
+    answer.set()
+    outbox.flush()
+    assert taken == [0, 1, 2]
+
+
+def test_posted_entries_are_spooled_while_the_store_is_away(
+    outbox: Outbox, fake: FakeStore, tmp_path: Path
+) -> None:
+    fake.is_away = True
+    outbox.post(entry(0))
+    outbox.flush()
+    assert Spool(tmp_path / "run").first() == entry(0)
+    fake.is_away = False
+    outbox.post(entry(1))
+    assert outbox.drain(5.0)
+    assert fake.taken == [0, 1]
+
+
+def test_an_entry_that_breaks_delivery_does_not_end_it(tmp_path: Path) -> None:
+    taken = []
+
+    def deliver(entry: Entry, _: Path) -> None:
+        if entry["number"] == 0:
+            raise ValueError("unforeseen")
+        taken.append(entry["number"])
+
+    outbox = Outbox(deliver, Spool(tmp_path / "run"), lambda: True)
+    outbox.post(entry(0))
+    outbox.post(entry(1))
+    outbox.flush()
+    assert taken == [1]
