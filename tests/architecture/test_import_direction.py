@@ -28,6 +28,7 @@ LEVEL = {
     "ensembling": 5,
     "experiment": 6,
     "tracking": 7,
+    "tuning": 7,
     "workflows": 8,
     "cli": 9,
 }
