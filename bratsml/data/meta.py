@@ -98,3 +98,13 @@ class CaseMeta(Config):
     def is_interpolated(self) -> bool:
         """Whether stored voxels are not simply original voxels."""
         return self.resampled_shape is not None or self.crop_box.shape != self.shape
+
+    @property
+    def stored_spacing_mm(self) -> Spacing:
+        """Voxel size of the stored arrays along their axes."""
+        whole = (1.0, 1.0, 1.0) if self.resampled_shape is not None else self.ras_spacing_mm
+        x, y, z = (
+            size * cropped / stored
+            for size, cropped, stored in zip(whole, self.crop_box.shape, self.shape, strict=True)
+        )
+        return x, y, z

@@ -37,7 +37,7 @@ from bratsml.geometry import Affine, Array, Shape
 from bratsml.labels import get_scheme
 
 LEDGER = "phantom.json"
-FORMAT = 1
+FORMAT = 2
 """Raised when the same settings begin to give other files, so that old sets are rewritten."""
 
 _FIRST_NUMBER = 90000  # far above the numbers of real cases

@@ -17,7 +17,7 @@ from bratsml.data.folds import Split, make_split
 from bratsml.errors import BratsmlError, TrackingError
 from bratsml.evaluation.evaluate import case_table, summarize
 from bratsml.evaluation.intervals import bootstrap_mean
-from bratsml.figures.curves import fold_curves
+from bratsml.figures.curves import fold_curves, fold_table_figure
 from bratsml.metrics import METRIC_VERSION
 from bratsml.tracking.mlflow_tracker import find_finished_run, open_run
 from bratsml.tracking.tracker import Tracker
@@ -188,6 +188,7 @@ def _summarize(run: CrossValidation, outcomes: Sequence[Outcome], tracker: Track
     children = [tracker.child(f"fold {r['fold']}", key=f"fold_{r['fold']}") for r in results if r]
     curves = _fold_mean_curves(children, tracker)
     tracker.log_figure(fold_curves(curves), "curves")
+    tracker.log_figure(fold_table_figure(summary), "fold_table")
     tracker.describe(_description(run, summary, metrics))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, dataclass
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from bratsml.data.folds import Split
 from bratsml.data.loader import PatchLoader
 from bratsml.data.store import Store
 from bratsml.errors import BratsmlError
+from bratsml.evaluation.evaluate import dice_by_region, typical_cases
 from bratsml.evaluation.whole_cases import CaseScorer, Predictor
 from bratsml.experiment import Experiment
 from bratsml.figures.overlay import overlay_figure
@@ -177,7 +179,9 @@ def _fit(work: FoldWork, model: nn.Module, tracker: Tracker) -> FitResult:
 
     def validate(current: nn.Module, epoch: int) -> Validation:
         metrics, table = scorer.score(work.predictor(current), "val")
-        return Validation(score=metrics["val/dice/mean"], metrics=metrics, table=table)
+        # Without any scored case (a policy may leave all out) every epoch counts as equally poor.
+        score = metrics.get("val/dice/mean", 0.0)
+        return Validation(score=score, metrics=metrics, table=table)
 
     hooks: list[Hook] = [ProgressHook(f"fold {work.fold}"), ProgressFile(work.folder)]
     return fit(
@@ -241,21 +245,23 @@ def _log_results(work: FoldWork, model: nn.Module, result: FitResult, tracker: T
 
 def _log_overlays(work: FoldWork, model: nn.Module, table: pd.DataFrame, tracker: Tracker) -> None:
     """Pictures of the worst, median and best validation case by mean Dice over regions."""
-    means = table.groupby("case")["dice"].mean().sort_values(kind="stable")
-    places = {"worst": 0, "median": (len(means) - 1) // 2, "best": len(means) - 1}
-    for place, index in places.items():
-        case_id, dice = str(means.index[index]), means.iloc[index]
-        title = f"{place}: {case_id}, mean Dice {dice:.3f}"
-        tracker.log_figure(_overlay(work, model, case_id, title), f"overlays/{place}_{case_id}")
+    for place, case_id in typical_cases(table).items():
+        figure = _overlay(work, model, case_id, place, dice_by_region(table, case_id))
+        tracker.log_figure(figure, f"overlays/{place}_{case_id}")
 
 
-def _overlay(work: FoldWork, model: nn.Module, case_id: str, title: str) -> Figure:
+def _overlay(
+    work: FoldWork, model: nn.Module, case_id: str, place: str, dice: dict[str, float]
+) -> Figure:
     """One case in RAS order, as it is stored."""
+    meta = work.store.meta(case_id)
     image = np.array(work.store.image(case_id), dtype=np.float32)
     masks = work.output.region_masks(work.predictor(model).stored_grid(image)).numpy()
     label = np.array(work.store.label(case_id))
     regions = work.output.regions
-    return overlay_figure(image, work.scheme.region_stack(label, regions), masks, regions, title)
+    reference = work.scheme.region_stack(label, regions)
+    title = f"{place}: {case_id}"
+    return overlay_figure(image, reference, masks, regions, title, dice, meta.stored_spacing_mm)
 
 
 def _description(work: FoldWork, metrics: dict[str, float], result: FitResult) -> str:
@@ -267,8 +273,8 @@ def _description(work: FoldWork, metrics: dict[str, float], result: FitResult) -
         "|---|---|---|",
     ]
     for region in (*work.output.regions, "mean"):
-        hd95 = metrics.get(f"best/hd95/{region}", float("nan"))
-        lines.append(f"| {region} | {metrics[f'best/dice/{region}']:.4f} | {hd95:.2f} |")
+        dice, hd95 = (metrics.get(f"best/{name}/{region}", nan) for name in ("dice", "hd95"))
+        lines.append(f"| {region} | {dice:.4f} | {hd95:.2f} |")
     lines += [
         "",
         f"Metrics: {METRIC_VERSION}. The checkpoint was chosen on these same cases, so the numbers "

@@ -94,7 +94,8 @@ def _predict_cases(
 
 
 def _predict_case(models: TrainedModels, case: CaseFiles, path: Path) -> None:
-    prepared = prepare_case(case, models.experiment.data.recipe, models.scheme)
+    recipe = models.experiment.data.recipe
+    prepared = prepare_case(case, recipe, models.scheme, with_label=False)
     image = torch.from_numpy(np.array(prepared.image, dtype=np.float32))
     mean = average(models.probabilities(image), "probabilities", models.output.exclusive)
     whole = restore_probabilities(mean.numpy(), prepared.meta, models.output)
