@@ -176,6 +176,35 @@ class Gamma(Config):
         return image, label
 
 
+class BiasField(Config):
+    """Add a smooth field of its own to each modality, except where it is 0 (outside the brain).
+
+    Receiver coils make one side of a head brighter than the other. On normalised intensities such
+    a slowly varying gain is, to first order, a slowly varying offset.
+
+    Attributes:
+        strength: Largest offset anywhere, in units of the stored image; drawn from 0 to this.
+        knots: Random values per axis between which the field is interpolated linearly.
+    """
+
+    kind: Literal["bias_field"] = "bias_field"
+    probability: Probability = 0.3
+    strength: float = Field(default=0.5, gt=0)
+    knots: int = Field(default=3, ge=2, le=16)
+
+    def apply(self, image: Image, label: LabelMap, rng: np.random.Generator) -> Patch:
+        """The patch with other shading, in place."""
+        if rng.random() < self.probability:
+            for modality in image:
+                values = rng.uniform(-1, 1, (1, 1, *(self.knots,) * 3)).astype(np.float32)
+                values *= np.float32(rng.uniform(0, self.strength))
+                field = torch.nn.functional.interpolate(
+                    torch.from_numpy(values), modality.shape, mode="trilinear", align_corners=True
+                )
+                np.add(modality, field[0, 0].numpy(), out=modality, where=modality != 0)
+        return image, label
+
+
 class RotateScale(Config):
     """Turn by small angles about all three axes and zoom, about the middle of the patch.
 
@@ -212,6 +241,7 @@ AugmentStep = Annotated[
     | ShiftIntensity
     | Contrast
     | Gamma
+    | BiasField
     | RotateScale,
     Field(discriminator="kind"),
 ]

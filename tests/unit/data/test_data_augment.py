@@ -12,6 +12,7 @@ from bratsml.config import Config, build_config, with_overrides
 from bratsml.data.augment import (
     DEFAULT_AUGMENT,
     AugmentStep,
+    BiasField,
     Contrast,
     Flip,
     Gamma,
@@ -33,6 +34,7 @@ ALWAYS: list[Any] = [
     ShiftIntensity(probability=1),
     Contrast(probability=1),
     Gamma(probability=1),
+    BiasField(probability=1),
     RotateScale(probability=1),
 ]
 GEOMETRIC = [Flip(probability=1), Rotate90(probability=1)]
@@ -51,6 +53,10 @@ def apply(step: Any, seed: int = 0, shape: tuple[int, int, int] = SHAPE) -> tupl
     image, label = patch(shape)
     augment(image, label, [step], np.random.default_rng(seed))
     return image, label
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
 
 
 @pytest.mark.parametrize("step", ALWAYS, ids=ids)
@@ -96,7 +102,7 @@ def test_another_generator_gives_another_patch(step: Any) -> None:
     assert any(not np.array_equal(apply(step, 0)[0], apply(step, n)[0]) for n in range(1, 6))
 
 
-@pytest.mark.parametrize("step", ALWAYS[2:7], ids=ids)
+@pytest.mark.parametrize("step", ALWAYS[2:8], ids=ids)
 def test_intensity_steps_leave_the_label_alone(step: Any) -> None:
     assert np.array_equal(apply(step)[1], patch()[1])
 
@@ -198,6 +204,27 @@ class TestIntensitySteps:
             before.max(axes, keepdims=True),
         )
         assert np.allclose(image, expected, atol=1e-5)
+
+
+class TestBiasField:
+    def test_of_two_knots_is_straight_along_every_axis(self) -> None:
+        image = np.ones((4, 7, 6, 5), np.float32)
+        augment(image, np.zeros((7, 6, 5), np.uint8), [BiasField(probability=1, knots=2)], rng())
+        for axis in (1, 2, 3):
+            np.testing.assert_allclose(np.diff(image, n=2, axis=axis), 0, atol=1e-6)
+            assert np.abs(np.diff(image, axis=axis)).max() > 1e-3
+
+    def test_stays_within_its_strength_and_outside_the_brain_zero(self) -> None:
+        before, label = patch((9, 9, 9))
+        image = before.copy()
+        augment(image, label, [BiasField(probability=1, strength=0.2)], rng())
+        assert 0 < np.abs(image - before).max() <= 0.2 + 1e-6
+        np.testing.assert_array_equal(image[before == 0], 0)
+
+    def test_differs_by_modality(self) -> None:
+        image = np.ones((4, 5, 5, 5), np.float32)
+        augment(image, np.zeros((5, 5, 5), np.uint8), [BiasField(probability=1)], rng())
+        assert len({float(modality[0, 0, 0]) for modality in image}) == 4
 
 
 class TestRotateScale:
