@@ -42,10 +42,13 @@ class DataConfig(Config):
     Attributes:
         recipe: Preprocessing recipe.
         label_scheme: A name in :data:`bratsml.labels.SCHEMES`, or ``auto``: told by the case names.
+        allow_rejected: Go on without the cases that cannot be used (listed in ``rejected.csv``)
+            instead of stopping before training.
     """
 
     recipe: RecipeConfig = NativeRecipe()
     label_scheme: str = "auto"
+    allow_rejected: bool = False
 
     @model_validator(mode="after")
     def _known_scheme(self) -> DataConfig:
@@ -94,6 +97,7 @@ class Experiment(Config):
         del tree["launcher"]
         tree["loader"].pop("workers", None)
         tree["train"].pop("profile", None)
+        tree["data"].pop("allow_rejected")  # the dataset's hash tells which cases were used
         return tree
 
 

@@ -84,7 +84,8 @@ class Report:
                 self.path.name,
                 REJECTED_FILE,
                 f"{len(self.rejected)} of {self.num_cases} cases were rejected, first {first}",
-                "mend them, or pass --allow-rejected to go on without them",
+                "mend them, or go on without them: preprocess --allow-rejected, or "
+                "data.allow_rejected=true with train and cv",
             )
 
     @property

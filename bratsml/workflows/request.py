@@ -73,9 +73,12 @@ def prepare(request: Request, shorthands: Mapping[str, Any] | None = None) -> Pr
 
 def store_of(data: str, experiment: Experiment, root: Path) -> Store:
     """The store of that folder under the experiment's recipe, made now or kept from before."""
-    scheme = experiment.data.label_scheme
+    wanted = experiment.data
     return ensure_store(
-        Path(data), experiment.data.recipe, label_scheme=None if scheme == "auto" else scheme
+        Path(data),
+        wanted.recipe,
+        label_scheme=None if wanted.label_scheme == "auto" else wanted.label_scheme,
+        allow_rejected=wanted.allow_rejected,
     )
 
 

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from bratsml.config import build_config, with_overrides
 from bratsml.data.recipes import NativeRecipe, Resize128Recipe
 from bratsml.errors import ConfigError, DataError
+from bratsml.experiment import Experiment
 from bratsml.workflows.preprocess import ensure_store, preprocess, recipe_named, store_path
+from bratsml.workflows.request import store_of
 
 
 @pytest.fixture(autouse=True)
@@ -103,3 +106,13 @@ def test_unknown_recipes_and_missing_data():
         recipe_named("nativ")
     with pytest.raises(ConfigError, match="needs data=FOLDER"):
         preprocess("")
+
+
+def test_training_may_go_on_without_rejected_cases(raw, tmp_path):
+    (raw / "BraTS2021_00001" / "BraTS2021_00001_t2.nii.gz").unlink()
+    strict = build_config(Experiment, {"name": "x"})
+    with pytest.raises(DataError, match=r"data\.allow_rejected=true"):
+        store_of(str(raw), strict, tmp_path)
+    lenient = with_overrides(strict, {"data": {"allow_rejected": True}})
+    assert store_of(str(raw), lenient, tmp_path).case_ids == ("BraTS2021_00000",)
+    assert lenient.what_decides_the_result() == strict.what_decides_the_result()
