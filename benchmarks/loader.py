@@ -29,6 +29,7 @@ from bratsml.data.preprocess import preprocess_dataset
 from bratsml.data.store import Store
 from bratsml.files import write_text
 from bratsml.geometry import Shape
+from bratsml.tracking.environment import processor
 from bratsml.workflows.preprocess import recipe_named
 
 AIM_RATIO = 5.0
@@ -152,14 +153,6 @@ def report(data: Path, repeats: int) -> Iterator[str]:
     yield f"Aim: at least {AIM_RATIO:g} times; " + (
         f"missed by {', '.join(missed)}." if missed else "reached everywhere."
     )
-
-
-def processor() -> str:
-    """Name of the processor."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":")[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def main() -> None:

@@ -30,6 +30,7 @@ from bratsml.data.inflate import unpack_whole
 from bratsml.data.pool import keep_freed_memory
 from bratsml.data.preprocess import build_store
 from bratsml.data.process import Task, process_case
+from bratsml.tracking.environment import processor
 from bratsml.workflows.preprocess import recipe_named
 
 RECIPES = ("resize128", "native")
@@ -181,14 +182,6 @@ def report(data: Path, repeats: int) -> Iterator[str]:
     yield from verdicts
     for recipe in RECIPES:
         yield from parallel_lines(recipe, data)
-
-
-def processor() -> str:
-    """Model name of the processor."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or "unknown processor"
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from bratsml.compute.device import ComputeConfig
 from bratsml.data.loader import Batch
 from bratsml.errors import ConfigError
 from bratsml.files import write_text
+from bratsml.tracking.environment import processor
 from bratsml.training.hooks import Hooks
 from bratsml.training.optim import OptimConfig
 from bratsml.training.schedule import ScheduleConfig
@@ -176,13 +177,6 @@ def row(name: str, seconds: list[float], found: tuple[float, float, float], agai
         f"| {name} | {statistics.median(seconds):.4f} | {median:.3f} | {low:.3f} to {high:.3f} "
         f"| {against} |"
     )
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or "unknown processor"
 
 
 def main() -> None:

@@ -75,7 +75,7 @@ def hardware() -> dict[str, Any]:
     import psutil
 
     return {
-        "cpu": _cpu_model(),
+        "cpu": processor(),
         "cores": _usable_cores(),
         "ram_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": _gpu_names(),
@@ -90,7 +90,8 @@ def _usable_cores() -> int:
 
 
 @lru_cache(maxsize=1)
-def _cpu_model() -> str:
+def processor() -> str:
+    """Model name of the processor, or the machine type where it is not told."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
