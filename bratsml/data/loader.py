@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -28,6 +27,7 @@ from bratsml.data.patches import (
     read_patch,
     start_around,
 )
+from bratsml.data.pool import usable_cores
 from bratsml.data.store import Store
 from bratsml.data.workers import Key, WorkerLostError, WorkerPool
 from bratsml.errors import ConfigError, DataError, ResourceError
@@ -278,7 +278,6 @@ def num_workers(asked: int | None) -> int:
         asked: ``None`` for none without a GPU, where training itself needs every core, and up to
             :data:`MOST_WORKERS` with one.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if asked is None:
         asked = MOST_WORKERS if torch.cuda.is_available() else 0
-    return min(asked, cores or 1)
+    return min(asked, usable_cores())

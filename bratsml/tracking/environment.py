@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import re
 import subprocess
@@ -11,6 +10,8 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from bratsml.data.pool import usable_cores
 
 GIT_SECONDS = 10.0
 PACKAGES_IN_TAGS = ("torch", "monai", "mlflow", "numpy", "lightning-fabric")
@@ -76,17 +77,11 @@ def hardware() -> dict[str, Any]:
 
     return {
         "cpu": processor(),
-        "cores": _usable_cores(),
+        "cores": usable_cores(),
         "ram_gb": round(psutil.virtual_memory().total / 2**30, 1),
         "gpus": _gpu_names(),
         "gpu_driver": _gpu_driver(),
     }
-
-
-def _usable_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 @lru_cache(maxsize=1)

@@ -6,7 +6,8 @@ import math
 import resource
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from multiprocessing import get_context
 
 import numpy as np
@@ -17,6 +18,8 @@ from bratsml.compute.device import autocast_of, choose_device
 from bratsml.config import Tree, build_config
 from bratsml.data.cases import MODALITIES
 from bratsml.data.folds import Split
+from bratsml.data.loader import PatchLoader, num_workers
+from bratsml.data.pool import usable_cores
 from bratsml.data.store import Store
 from bratsml.errors import ResourceError
 from bratsml.experiment import Experiment
@@ -27,19 +30,26 @@ CHECKPOINTS_KEPT = 3
 """Last, the one before it, and best."""
 BYTES_PER_PARAMETER_KEPT = 12
 """float32 weights and the optimizer's two moments."""
+BATCHES_TIMED = 3
+"""Augmentations come by chance, so one batch says little."""
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """One measured training step and one inference window.
+    """One measured batch, training step and inference window.
+
+    Seconds are those of a machine with nothing else to do: on a GPU wall time, on a CPU the work of
+    all threads shared out over its cores.
 
     Attributes:
+        batch_seconds: Reading and augmenting one batch.
         step_seconds: Forward, backward and update of one batch.
         window_seconds: Forward of one window.
         memory_bytes: Peak of the device (GPU) or of the process (CPU).
         num_parameters: Of the network.
     """
 
+    batch_seconds: float
     step_seconds: float
     window_seconds: float
     memory_bytes: int
@@ -48,7 +58,7 @@ class StepCost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one fold will take."""
+    """What one fold will take with the machine to itself."""
 
     fold_seconds: float
     memory_bytes: int
@@ -69,6 +79,7 @@ def estimate(experiment: Experiment, store: Store, split: Split) -> Estimate:
             cost = pool.submit(_measure_tree, experiment.tree(), store.label_scheme).result()
     else:
         cost = measure_step(experiment, store.label_scheme)
+    cost = replace(cost, batch_seconds=_time_batch(experiment, store, split, device))
     cases = sum(len(fold) for fold in split.folds)
     num_validation = cases / len(split.folds)
     num_training = cases - num_validation + len(split.training_only)
@@ -77,8 +88,14 @@ def estimate(experiment: Experiment, store: Store, split: Split) -> Estimate:
     )
     windows = float(np.mean([_windows(experiment, store.meta(c).shape) for c in store.case_ids]))
     validations = math.ceil(experiment.train.epochs / experiment.train.validate_every) + 1
+    # workers read ahead while a GPU computes; on a CPU everything shares the cores
+    one_step = (
+        max(cost.step_seconds, cost.batch_seconds)
+        if on_gpu(device)
+        else cost.step_seconds + cost.batch_seconds
+    )
     seconds = (
-        experiment.train.epochs * steps * cost.step_seconds
+        experiment.train.epochs * steps * one_step
         + validations * num_validation * windows * cost.window_seconds
     )
     disk = CHECKPOINTS_KEPT * cost.num_parameters * BYTES_PER_PARAMETER_KEPT
@@ -87,19 +104,27 @@ def estimate(experiment: Experiment, store: Store, split: Split) -> Estimate:
 
 def say_estimate(one_fold: Estimate, num_folds: int, parallel: int) -> None:
     """Print one line: hours, memory and disk for the whole work."""
-    rounds = math.ceil(num_folds / max(parallel, 1))
-    at_once = min(num_folds, parallel)
-    limit = "at most about" if one_fold.fold_seconds else "about"
+    at_once = min(num_folds, max(parallel, 1))
     say(
-        f"this will take {limit} {duration(rounds * one_fold.fold_seconds)} on this machine "
-        f"({one_fold.device}, {at_once} of {num_folds} fold{'s' * (num_folds != 1)} at a time), "
-        f"{size(at_once * one_fold.memory_bytes)} of memory, "
-        f"{size(num_folds * one_fold.disk_bytes)} of disk"
+        f"this will take about {duration(total_seconds(one_fold, num_folds, parallel))} on this "
+        f"machine ({one_fold.device}, {at_once} of {num_folds} fold{'s' * (num_folds != 1)} at a "
+        f"time), {size(at_once * one_fold.memory_bytes)} of memory, "
+        f"{size(num_folds * one_fold.disk_bytes)} of disk, unless it ends early"
     )
 
 
+def total_seconds(one_fold: Estimate, num_folds: int, parallel: int) -> float:
+    """Wall time of all folds: GPUs are given one fold each, the cores of a CPU are shared."""
+    if one_fold.device == "cpu":
+        return num_folds * one_fold.fold_seconds
+    return math.ceil(num_folds / max(parallel, 1)) * one_fold.fold_seconds
+
+
 def measure_step(experiment: Experiment, label_scheme: str) -> StepCost:
-    """Time the second of two training steps, and one window, on random numbers."""
+    """Time the second of two training steps, and one window, on random numbers.
+
+    ``batch_seconds`` is left at 0.
+    """
     device = choose_device(experiment.compute)
     output = experiment.output.build(get_scheme(label_scheme))
     model = experiment.model.build(len(MODALITIES), output.num_channels).to(device)
@@ -111,14 +136,14 @@ def measure_step(experiment: Experiment, label_scheme: str) -> StepCost:
     step_seconds = 0.0
     try:
         for _ in range(2):
-            start = time.perf_counter()
+            start = _now(device)
             with autocast_of(experiment.compute, device):
                 value = loss(model(image), output.target(label))
             value.backward()
             optimizer.step()
             optimizer.zero_grad()
             _wait_for(device)
-            step_seconds = time.perf_counter() - start
+            step_seconds = _now(device) - start
         window_seconds = _time_window(model, experiment, device)
     except torch.cuda.OutOfMemoryError as error:
         raise ResourceError(
@@ -126,7 +151,7 @@ def measure_step(experiment: Experiment, label_scheme: str) -> StepCost:
             "loader.batch_size, or set model.checkpointing=true and compute.precision=bf16"
         ) from error
     parameters = sum(p.numel() for p in model.parameters())
-    return StepCost(step_seconds, window_seconds, _peak_memory(device), parameters)
+    return StepCost(0.0, step_seconds, window_seconds, _peak_memory(device), parameters)
 
 
 def _measure_tree(tree: Tree, label_scheme: str) -> StepCost:
@@ -136,11 +161,33 @@ def _measure_tree(tree: Tree, label_scheme: str) -> StepCost:
 def _time_window(model: nn.Module, experiment: Experiment, device: torch.device) -> float:
     model.eval()
     window = torch.rand((1, len(MODALITIES), *experiment.window), device=device)
-    start = time.perf_counter()
+    start = _now(device)
     with torch.inference_mode(), autocast_of(experiment.compute, device):
         model(window)
     _wait_for(device)
-    return time.perf_counter() - start
+    return _now(device) - start
+
+
+def _time_batch(experiment: Experiment, store: Store, split: Split, device: torch.device) -> float:
+    """Seconds until the loader can give the next batch, all its workers at work."""
+    alone = experiment.loader.model_copy(update={"workers": 0})
+    loader = PatchLoader(store, split.training(0), alone, experiment.seed)
+    start = _now(device)
+    count = sum(1 for _ in islice(loader.epoch(0), BATCHES_TIMED))
+    seconds = (_now(device) - start) / count
+    return seconds / max(1, num_workers(experiment.loader.workers)) if on_gpu(device) else seconds
+
+
+def on_gpu(device: torch.device) -> bool:
+    """Whether the work is done elsewhere than on this machine's cores."""
+    return device.type != "cpu"
+
+
+def _now(device: torch.device) -> float:
+    """A clock in seconds: of the wall, or of the work done by this process over all cores."""
+    if on_gpu(device):
+        return time.perf_counter()
+    return time.process_time() / usable_cores()
 
 
 def _windows(experiment: Experiment, shape: tuple[int, int, int]) -> int:
