@@ -142,13 +142,13 @@ class ProcessLauncher(Launcher):
         waiting = list(jobs)
         running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
         done: dict[str, Outcome] = {}
-        with _stop_requests() as asked:
+        with stop_requests() as asked:
             forwarded_at = 0.0
             while running or (waiting and not asked):
                 free = [slot for slot in range(self.parallel) if slot not in running]
                 while waiting and free and not asked:
                     slot, job = free.pop(0), waiting.pop(0)
-                    running[slot] = (job, self._start(job, slot))
+                    running[slot] = (job, self.start(job, slot))
                 if asked and not forwarded_at:
                     forwarded_at = time.monotonic()
                     _signal_all(running.values(), signal.SIGTERM)
@@ -165,7 +165,8 @@ class ProcessLauncher(Launcher):
                 time.sleep(POLL_SECONDS)
         return [done[job.name] for job in jobs if job.name in done]
 
-    def _start(self, job: Job, slot: int) -> subprocess.Popen[bytes]:
+    def start(self, job: Job, slot: int) -> subprocess.Popen[bytes]:
+        """Start one job in a process group of its own; its output is added to its log."""
         environment = dict(os.environ)
         environment.setdefault("OMP_NUM_THREADS", str(self.threads))
         if self.num_gpus and "CUDA_VISIBLE_DEVICES" not in environment:
@@ -202,7 +203,7 @@ def _signal_all(running: Sequence[Any] | Any, number: signal.Signals) -> None:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[list[int]]:
+def stop_requests() -> Iterator[list[int]]:
     """Collect the numbers of the signals that ask this process to stop."""
     asked: list[int] = []
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import nan
 from pathlib import Path
@@ -118,11 +119,23 @@ class FoldWork:
         return CheckpointFolder(self.folder / "checkpoints")
 
 
-def run_fold(work: FoldWork, tracker: Tracker, score_untrained: bool = False) -> FitResult:
+class EndedEarly(BratsmlError):
+    """Raised by a hook: the training is not worth going on with; its run is KILLED, not FAILED."""
+
+
+def run_fold(
+    work: FoldWork,
+    tracker: Tracker,
+    score_untrained: bool = False,
+    hooks: Sequence[Hook] = (),
+) -> FitResult:
     """Train, score the best checkpoint on the validation fold, log everything, finish the run.
 
     Resumes from the folder's last checkpoint by itself. After a request to stop, the run is saved
     and marked KILLED.
+
+    Args:
+        hooks: Hear of the training beside the progress display.
     """
     try:
         log_setup(work, tracker)
@@ -130,13 +143,16 @@ def run_fold(work: FoldWork, tracker: Tracker, score_untrained: bool = False) ->
         tracker.log_params({"model.parameters": count_parameters(model)})
         if score_untrained and not work.checkpoints.has_last:
             _log_untrained(work, model, tracker)
-        result = _fit(work, model, tracker)
+        result = _fit(work, model, tracker, hooks)
         if result.stopped_by == "signal":
             tracker.finish("KILLED")
             return result
         _log_results(work, model, result, tracker)
         tracker.finish("FINISHED")
         return result
+    except EndedEarly:
+        tracker.finish("KILLED")
+        raise
     except BaseException as error:
         tracker.set_tags({"bratsml.error": str(error)[:500] or type(error).__name__})
         tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -169,7 +185,9 @@ def describe_setup(tracker: Tracker, experiment: Experiment, store: Store, split
     tracker.log_json(environment, "environment.json")
 
 
-def _fit(work: FoldWork, model: nn.Module, tracker: Tracker) -> FitResult:
+def _fit(
+    work: FoldWork, model: nn.Module, tracker: Tracker, more_hooks: Sequence[Hook]
+) -> FitResult:
     experiment = work.experiment
     loss = experiment.loss.build(work.output.exclusive)
     loader = PatchLoader(
@@ -183,7 +201,7 @@ def _fit(work: FoldWork, model: nn.Module, tracker: Tracker) -> FitResult:
         score = metrics.get("val/dice/mean", 0.0)
         return Validation(score=score, metrics=metrics, table=table)
 
-    hooks: list[Hook] = [ProgressHook(f"fold {work.fold}"), ProgressFile(work.folder)]
+    hooks = [ProgressHook(f"fold {work.fold}"), ProgressFile(work.folder), *more_hooks]
     return fit(
         model=model,
         loss=loss,

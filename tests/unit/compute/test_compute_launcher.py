@@ -75,7 +75,7 @@ def test_a_request_to_stop_reaches_the_running_jobs_and_starts_no_more(job) -> N
 def test_a_killed_job_counts_as_failed_and_says_so(job) -> None:
     launcher = ProcessLauncher(1, threads=1)
     the_job = job("a", sleep=60)
-    started = launcher._start(the_job, slot=0)
+    started = launcher.start(the_job, slot=0)
     started.kill()
     outcome = Outcome(the_job, started.wait())
     assert outcome.state == "failed"
