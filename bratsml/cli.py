@@ -134,6 +134,17 @@ def predict(
 
 
 @app.command()
+def compare(
+    run: Annotated[list[str] | None, typer.Argument(help="Ids of two runs or more.")] = None,
+    runs: Annotated[str, typer.Option(help="The same, separated by commas.")] = "",
+) -> None:
+    """Compare results patient by patient, with their uncertainty."""
+    from bratsml.workflows.compare import compare_runs as work
+
+    work([*(run or ()), *(part.strip() for part in runs.split(",") if part.strip())])
+
+
+@app.command()
 def phantom(
     out: Annotated[str, typer.Option(help="Folder to write.")] = "data/phantom",
     cases: Annotated[int, typer.Option(help="Number of cases; 0 for the default set.")] = 0,

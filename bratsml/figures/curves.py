@@ -42,11 +42,20 @@ def fold_curves(curves: pd.DataFrame) -> go.Figure:
 
 
 def fold_table_figure(table: pd.DataFrame) -> go.Figure:
-    """The table of fold x region as a picture.
+    """The table of fold x region Dice as a picture.
 
     Args:
-        table: One row per fold and per summary of them; the first column names the row. Numbers
-            are Dice, text is shown as it is, NaN as a dash.
+        table: One row per fold, then its summaries ``mean`` and ``spread``, which are shaded.
+    """
+    return table_figure(table, "Dice by fold and region")
+
+
+def table_figure(table: pd.DataFrame, title: str) -> go.Figure:
+    """A table as a picture.
+
+    Args:
+        table: The first column names the row. Numbers get four decimals, text is shown as it is,
+            NaN as a dash.
     """
     names = [str(name) for name in table.columns]
     cells = [[_cell(value) for value in table[name]] for name in table.columns]
@@ -67,7 +76,7 @@ def fold_table_figure(table: pd.DataFrame) -> go.Figure:
     figure.update_layout(
         height=height,
         template="plotly_white",
-        title="Dice by fold and region",
+        title=title,
         margin={"l": 30, "r": 30, "t": 60, "b": 10},  # a table taller than its room is cut off
     )
     return figure

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import tempfile
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import pandas as pd
 
 from bratsml.errors import TrackingError
 from bratsml.tracking.delivery import models_of, translated
@@ -18,6 +20,8 @@ from bratsml.tracking.store import ARTIFACTS_FOLDER, TrackingStore
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+
+ContentT = TypeVar("ContentT")
 
 BEST = "best"
 """Name of the logged model that holds a run's best checkpoint."""
@@ -113,11 +117,27 @@ def read_json_artifact(run: RecordedRun, name: str, root: Path | None = None) ->
     Raises:
         TrackingError: The run has no such artifact, or it is not JSON.
     """
+    return _read_artifact(
+        run, name, root, lambda path: json.loads(path.read_text(encoding="utf-8"))
+    )
+
+
+def read_table_artifact(run: RecordedRun, name: str, root: Path | None = None) -> pd.DataFrame:
+    """The content of a CSV artifact.
+
+    Raises:
+        TrackingError: The run has no such artifact, or it is not a table.
+    """
+    return _read_artifact(run, name, root, pd.read_csv)
+
+
+def _read_artifact(
+    run: RecordedRun, name: str, root: Path | None, read: Callable[[Path], ContentT]
+) -> ContentT:
     store = TrackingStore.locate(root)
     try:
         with translated(), tempfile.TemporaryDirectory() as folder:
-            path = Path(store.client.download_artifacts(run.run_id, name, folder))
-            return json.loads(path.read_text(encoding="utf-8"))
+            return read(Path(store.client.download_artifacts(run.run_id, name, folder)))
     except (RefusedError, StoreAwayError, ValueError) as error:
         raise TrackingError(
             f"run {run.run_id} ({run.name}) has no readable {name}; name another run"

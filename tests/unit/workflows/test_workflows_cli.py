@@ -10,7 +10,7 @@ import pytest
 
 from bratsml import cli
 
-COMMANDS = ["preprocess", "train", "cv", "ensemble", "predict", "phantom"]
+COMMANDS = ["preprocess", "train", "cv", "ensemble", "predict", "compare", "phantom"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -39,6 +39,7 @@ def test_help_imports_nothing_heavy(command: str) -> None:
         (["train", "--model", "unet", "--experiment", "experiments/unet.yaml"], "not both"),
         (["cv", "--set", "optim.lr='1e-3; cmd'"], "optim.lr"),
         (["predict"], "data=FOLDER"),
+        (["compare", "abc"], "two different runs or more"),
     ],
 )
 def test_what_a_user_can_cause_is_one_sentence(
