@@ -21,6 +21,7 @@ from bratsml.data.loader import LoaderConfig
 from bratsml.data.recipes import NativeRecipe, RecipeConfig
 from bratsml.errors import ConfigError
 from bratsml.evaluation.evaluate import EvaluationConfig
+from bratsml.inference.postprocess import Step, require_known_regions
 from bratsml.inference.window import InferenceConfig
 from bratsml.labels import SCHEMES
 from bratsml.losses.registry import DiceCrossEntropyConfig, LossConfig
@@ -72,6 +73,7 @@ class Experiment(Config):
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
     inference: InferenceConfig = InferenceConfig()
+    postprocess: tuple[Step, ...] = ()
     evaluation: EvaluationConfig = EvaluationConfig()
     compute: ComputeConfig = ComputeConfig()
     launcher: LauncherConfig = LauncherConfig()
@@ -82,6 +84,7 @@ class Experiment(Config):
             self.model.check_patch(self.loader.patch)
             if self.inference.window is not None:
                 self.model.check_patch(self.inference.window)
+            require_known_regions(self.postprocess, self.output.regions)
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return self

@@ -29,10 +29,13 @@ class EvaluationConfig(Config):
         empty: Policy for empty masks (:mod:`bratsml.metrics.empty`).
         hd95_penalty_mm: HD95 when exactly one mask is empty, under policies that punish it;
             ``None`` for the diagonal of the volume.
+        keep_probabilities: Keep the validation cases' probabilities, compressed, beside the scores;
+            ``tune-postprocess`` and ``calibration`` read them.
     """
 
     empty: PolicyName = "brats"
     hd95_penalty_mm: float | None = Field(default=None, gt=0)
+    keep_probabilities: bool = True
 
 
 def score_case(

@@ -16,9 +16,10 @@ from bratsml.data.store import CaseMeta, Store
 from bratsml.errors import DataError
 from bratsml.evaluation.evaluate import EvaluationConfig, case_table, score_case, summarize
 from bratsml.geometry import Shape
+from bratsml.inference.postprocess import Regions, Step, postprocess
 from bratsml.inference.restore import restore
 from bratsml.inference.window import InferenceConfig, predict_probabilities
-from bratsml.labels import LabelScheme
+from bratsml.labels import LabelMap, LabelScheme
 from bratsml.models.output import Output
 
 Probabilities = npt.NDArray[np.float32]
@@ -70,11 +71,38 @@ def restore_probabilities(stored: Probabilities, meta: CaseMeta, output: Output)
     return whole
 
 
+def masks_of(
+    output: Output, probabilities: Probabilities, steps: Sequence[Step] = ()
+) -> npt.NDArray[np.bool_]:
+    """Nested region masks ``(R, X, Y, Z)`` after post-processing, as they are scored.
+
+    Args:
+        probabilities: Of the network's channels, on any grid.
+    """
+    channels = torch.from_numpy(probabilities)
+    return postprocess(
+        output.region_masks(channels).numpy(),
+        output.region_probabilities(channels).numpy(),
+        Regions.of(output.scheme, output.regions),
+        steps,
+    )
+
+
+def label_map_of(
+    output: Output, probabilities: Probabilities, steps: Sequence[Step] = ()
+) -> LabelMap:
+    """Label map ``(X, Y, Z)`` after post-processing, as it is written."""
+    if not steps:
+        return output.label_map(torch.from_numpy(probabilities))
+    return output.scheme.label_map(masks_of(output, probabilities, steps), output.regions)
+
+
 @dataclass
 class CaseScorer:
     """Scores a network on the cases of one split, each on its own grid against its own labels.
 
     Attributes:
+        steps: Post-processing before scoring.
         loss: Given logits and target on the stored grid; ``None`` leaves the loss out.
     """
 
@@ -83,11 +111,23 @@ class CaseScorer:
     scheme: LabelScheme
     evaluation: EvaluationConfig
     loss: nn.Module | None = None
+    steps: Sequence[Step] = ()
 
-    def score(self, predictor: Predictor, prefix: str) -> tuple[dict[str, float], pd.DataFrame]:
-        """Summary metrics (names start with ``prefix/``) and the case x region table."""
+    def score(
+        self,
+        predictor: Predictor,
+        prefix: str,
+        keep: Callable[[str, Tensor], None] | None = None,
+    ) -> tuple[dict[str, float], pd.DataFrame]:
+        """Summary metrics (names start with ``prefix/``) and the case x region table.
+
+        Args:
+            keep: Given every case id and its probabilities on the stored grid.
+        """
         rows, losses = [], []
         for case_id, stored, whole in self.predictions(predictor):
+            if keep is not None:
+                keep(case_id, stored)
             rows += self.rows(case_id, predictor.output, whole)
             if self.loss is not None:
                 losses.append(self._loss_of(case_id, stored, predictor.output))
@@ -108,10 +148,9 @@ class CaseScorer:
         self, case_id: str, output: Output, probabilities: Probabilities
     ) -> list[dict[str, object]]:
         """Table rows of one case, given probabilities on its own grid."""
-        masks = output.region_masks(torch.from_numpy(probabilities)).numpy()
         return score_case(
             case_id,
-            masks,
+            masks_of(output, probabilities, self.steps),
             self.reference(case_id, output.regions),
             output.regions,
             self.store.meta(case_id).spacing_mm,

@@ -209,6 +209,18 @@ def postprocess(
     return changed
 
 
+def require_known_regions(steps: Sequence[Step], names: Sequence[str]) -> None:
+    """Refuse steps for regions that the network does not give.
+
+    Raises:
+        ConfigError: Naming the region and those there are.
+    """
+    known = Regions(tuple(names), {})
+    for step in steps:
+        for name in step.above if isinstance(step, Threshold) else (step.region,):
+            known.index(name)
+
+
 def components(mask: Volume) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     """Number of every voxel's component, 0 outside, and the size of each (index 0: outside)."""
     box = bounding_box(mask)

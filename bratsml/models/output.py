@@ -66,6 +66,10 @@ class Output(ABC):
         """Boolean masks ``(R, X, Y, Z)`` of probabilities ``(C, X, Y, Z)``."""
 
     @abstractmethod
+    def region_probabilities(self, probabilities: Tensor) -> Tensor:
+        """Probability of every region ``(R, X, Y, Z)``, of probabilities ``(C, X, Y, Z)``."""
+
+    @abstractmethod
     def label_map(self, probabilities: Tensor) -> LabelMap:
         """Label map ``(X, Y, Z)`` in the scheme's values, of probabilities ``(C, X, Y, Z)``."""
 
@@ -93,6 +97,10 @@ class RegionOutput(Output):
     def region_masks(self, probabilities: Tensor) -> Tensor:
         """See :class:`Output`."""
         return probabilities > 0.5
+
+    def region_probabilities(self, probabilities: Tensor) -> Tensor:
+        """See :class:`Output`; the channels are the regions."""
+        return probabilities
 
     def label_map(self, probabilities: Tensor) -> LabelMap:
         """See :class:`Output`; inner regions are painted over outer ones."""
@@ -123,6 +131,16 @@ class ClassOutput(Output):
         """See :class:`Output`; the likeliest class of each voxel decides."""
         stack = self.scheme.region_stack(self.label_map(probabilities), self.regions)
         return torch.from_numpy(stack)
+
+    def region_probabilities(self, probabilities: Tensor) -> Tensor:
+        """See :class:`Output`; the sum over the classes that a region unites."""
+        channels = {value: number for number, value in enumerate(self.scheme.values)}
+        return torch.stack(
+            [
+                probabilities[[channels[value] for value in self.scheme.regions[name]]].sum(dim=0)
+                for name in self.regions
+            ]
+        )
 
     def label_map(self, probabilities: Tensor) -> LabelMap:
         """See :class:`Output`."""

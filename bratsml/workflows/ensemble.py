@@ -85,7 +85,14 @@ def ensemble(run: str, data: str, average: str) -> str:
 
 def score_members(models: TrainedModels, test: TestSplit, kind: Average) -> pd.DataFrame:
     """Case x region table of every member and of their average, with a ``model`` column."""
-    scorer = CaseScorer(test.store, test.case_ids, models.scheme, models.experiment.evaluation)
+    experiment = models.experiment
+    scorer = CaseScorer(
+        test.store,
+        test.case_ids,
+        models.scheme,
+        experiment.evaluation,
+        steps=experiment.postprocess,
+    )
     rows: list[dict[str, object]] = []
     for case_id in track(test.case_ids, "test cases", console=console):
         rows += _score_case(models, scorer, case_id, kind)

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from torch import nn
+from torch import Tensor, nn
 
 from bratsml.compute.device import autocast_of, seed_everything
 from bratsml.compute.launcher import STOPPED_EXIT_CODE, stop_when_parent_ends
@@ -26,7 +27,8 @@ from bratsml.data.loader import PatchLoader
 from bratsml.data.store import Store
 from bratsml.errors import BratsmlError
 from bratsml.evaluation.evaluate import dice_by_region, typical_cases
-from bratsml.evaluation.whole_cases import CaseScorer, Predictor
+from bratsml.evaluation.kept import save_probabilities
+from bratsml.evaluation.whole_cases import CaseScorer, Predictor, masks_of
 from bratsml.experiment import Experiment
 from bratsml.figures.overlay import overlay_figure
 from bratsml.files import sha256_of_json, write_json, write_text
@@ -46,6 +48,7 @@ from bratsml.workflows.console import say
 RESULT_FILE = "result.json"
 SCORES_FILE = "scores.csv"
 PROGRESS_FILE = "progress.json"
+PROBABILITIES_FOLDER = "probabilities"
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,10 @@ class FoldWork:
     def scorer(self, case_ids: tuple[str, ...], with_loss: bool = False) -> CaseScorer:
         """Scores on those cases."""
         loss = self.experiment.loss.build(self.output.exclusive) if with_loss else None
-        return CaseScorer(self.store, case_ids, self.scheme, self.experiment.evaluation, loss)
+        experiment = self.experiment
+        return CaseScorer(
+            self.store, case_ids, self.scheme, experiment.evaluation, loss, experiment.postprocess
+        )
 
     @property
     def checkpoints(self) -> CheckpointFolder:
@@ -241,7 +247,10 @@ def _log_results(work: FoldWork, model: nn.Module, result: FitResult, tracker: T
     best = load_checkpoint(work.checkpoints.best_path)
     model.load_state_dict(best["ema"] or best["model"])
     scorer = work.scorer(work.split.validation(work.fold))
-    metrics, table = scorer.score(work.predictor(model), "best")
+    keep = None
+    if work.experiment.evaluation.keep_probabilities:
+        keep = partial(_keep_probabilities, work.folder / PROBABILITIES_FOLDER, tracker)
+    metrics, table = scorer.score(work.predictor(model), "best", keep)
     tracker.log_metrics(metrics, step=result.best_epoch)
     tracker.log_table(table, "scores/validation")
     _log_overlays(work, model, table, tracker)
@@ -261,6 +270,12 @@ def _log_results(work: FoldWork, model: nn.Module, result: FitResult, tracker: T
     )
 
 
+def _keep_probabilities(folder: Path, tracker: Tracker, case_id: str, stored: Tensor) -> None:
+    path = folder / f"{case_id}.npz"
+    save_probabilities(path, stored.numpy())
+    tracker.log_file(path, PROBABILITIES_FOLDER)
+
+
 def _log_overlays(work: FoldWork, model: nn.Module, table: pd.DataFrame, tracker: Tracker) -> None:
     """Pictures of the worst, median and best validation case by mean Dice over regions."""
     for place, case_id in typical_cases(table).items():
@@ -274,7 +289,8 @@ def _overlay(
     """One case in RAS order, as it is stored."""
     meta = work.store.meta(case_id)
     image = np.array(work.store.image(case_id), dtype=np.float32)
-    masks = work.output.region_masks(work.predictor(model).stored_grid(image)).numpy()
+    stored = work.predictor(model).stored_grid(image).numpy()
+    masks = masks_of(work.output, stored, work.experiment.postprocess)
     label = np.array(work.store.label(case_id))
     regions = work.output.regions
     reference = work.scheme.region_stack(label, regions)

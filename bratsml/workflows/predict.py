@@ -15,7 +15,7 @@ from bratsml.data.preprocess import prepare_case
 from bratsml.data.rejected import write_rejected
 from bratsml.ensembling.ensemble import average
 from bratsml.errors import ConfigError, DataError
-from bratsml.evaluation.whole_cases import restore_probabilities
+from bratsml.evaluation.whole_cases import label_map_of, restore_probabilities
 from bratsml.tracking.store import project_root
 from bratsml.workflows.console import console, say, warn
 from bratsml.workflows.trained import (
@@ -99,7 +99,7 @@ def _predict_case(models: TrainedModels, case: CaseFiles, path: Path) -> None:
     image = torch.from_numpy(np.array(prepared.image, dtype=np.float32))
     mean = average(models.probabilities(image), "probabilities", models.output.exclusive)
     whole = restore_probabilities(mean.numpy(), prepared.meta, models.output)
-    label_map = models.output.label_map(torch.from_numpy(whole))
+    label_map = label_map_of(models.output, whole, models.experiment.postprocess)
     write_label_map(path, np.asarray(label_map), prepared.meta.affine)
 
 
