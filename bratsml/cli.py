@@ -29,6 +29,9 @@ Data = Annotated[
     typer.Option(help="Folder of raw cases or a preprocessed store; the phantom set if not given."),
 ]
 Epochs = Annotated[str, typer.Option(help="Shorthand for --set train.epochs=N.")]
+Postprocess = Annotated[
+    str, typer.Option(help="postprocess.yaml of tune-postprocess; the experiment's if empty.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Overrides of any setting: 'optim.lr=3e-4 train.epochs=50'."),
@@ -110,11 +113,12 @@ def ensemble(
     run: Annotated[str, typer.Option(help="Id of a cv run; the latest finished if empty.")] = "",
     data: Annotated[str, typer.Option(help="Data of that run; as recorded if empty.")] = "",
     average: Annotated[str, typer.Option(help="probabilities or logits.")] = "probabilities",
+    postprocess: Postprocess = "",
 ) -> None:
     """Average the folds of a cv run over its held-out test split."""
     from bratsml.workflows.ensemble import ensemble as work
 
-    work(run=run, data=data, average=average)
+    work(run=run, data=data, average=average, postprocess=postprocess)
 
 
 @app.command()
@@ -126,11 +130,31 @@ def predict(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Predict again what is already there.")
     ] = False,
+    postprocess: Postprocess = "",
 ) -> None:
     """Segment cases with one model or the mean of several."""
     from bratsml.workflows.predict import predict as work
 
-    work(runs=runs, checkpoint=checkpoint, data=data, out=out or "predictions", overwrite=overwrite)
+    work(
+        runs=runs,
+        checkpoint=checkpoint,
+        data=data,
+        out=out or "predictions",
+        overwrite=overwrite,
+        postprocess=postprocess,
+    )
+
+
+@app.command("tune-postprocess")
+def tune_postprocess(
+    run: Annotated[str, typer.Option(help="Id of a cv run; the latest finished if empty.")] = "",
+    data: Annotated[str, typer.Option(help="Data of that run; as recorded if empty.")] = "",
+    metric: Annotated[str, typer.Option(help="dice or iou.")] = "dice",
+) -> None:
+    """Choose thresholds and clean-up on out-of-fold probabilities, cross-fitted."""
+    from bratsml.workflows.tune_postprocess import tune_postprocess as work
+
+    work(run=run, data=data, metric=metric)
 
 
 @app.command()

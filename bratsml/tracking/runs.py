@@ -117,9 +117,7 @@ def read_json_artifact(run: RecordedRun, name: str, root: Path | None = None) ->
     Raises:
         TrackingError: The run has no such artifact, or it is not JSON.
     """
-    return _read_artifact(
-        run, name, root, lambda path: json.loads(path.read_text(encoding="utf-8"))
-    )
+    return read_artifact(run, name, root, lambda path: json.loads(path.read_text(encoding="utf-8")))
 
 
 def read_table_artifact(run: RecordedRun, name: str, root: Path | None = None) -> pd.DataFrame:
@@ -128,12 +126,17 @@ def read_table_artifact(run: RecordedRun, name: str, root: Path | None = None) -
     Raises:
         TrackingError: The run has no such artifact, or it is not a table.
     """
-    return _read_artifact(run, name, root, pd.read_csv)
+    return read_artifact(run, name, root, pd.read_csv)
 
 
-def _read_artifact(
+def read_artifact(
     run: RecordedRun, name: str, root: Path | None, read: Callable[[Path], ContentT]
 ) -> ContentT:
+    """What ``read`` makes of an artifact's file, which is gone afterwards.
+
+    Raises:
+        TrackingError: The run has no such artifact, or ``read`` raises :class:`ValueError`.
+    """
     store = TrackingStore.locate(root)
     try:
         with translated(), tempfile.TemporaryDirectory() as folder:

@@ -162,13 +162,12 @@ def _report(configurations: Sequence[Configuration], tracker: Tracker) -> None:
         if len(configuration.tables) > 1:
             floor = noise_floor(configuration.tables)
             title = f"{configuration.name}: {len(configuration.tables)} seeds (noise floor)"
-            _print_table(floor, title)
+            print_table(floor, title)
             figures.append(table_figure(floor, title))
             content[f"noise floor of {configuration.name}"] = floor.to_dict("records")
     if len(configurations) == 1:
-        sentence = "all runs are of one configuration: there is a noise floor, and no comparison"
-        say(sentence)
-        lines.append(sentence)
+        lines.append("all runs are of one configuration: there is a noise floor, and no comparison")
+        say(lines[-1])
     pairs = list(combinations(configurations, 2))
     for first, second in pairs:
         pair_figures, pair_content, sentences = _compare_pair(first, second, len(pairs), tracker)
@@ -178,7 +177,7 @@ def _report(configurations: Sequence[Configuration], tracker: Tracker) -> None:
     if len(configurations) > 1:
         tables = {c.name: c.scores for c in configurations}
         ranks, chances = rank_results(tables), permutation_p(tables)
-        _print_table(ranks, "Mean rank over cases, regions and metrics")
+        print_table(ranks, "Mean rank over cases, regions and metrics")
         figures += [
             table_figure(ranks, "Mean rank over cases, regions and metrics"),
             table_figure(chances, "Chance of so large a difference in rank (permutation test)"),
@@ -195,15 +194,15 @@ def _compare_pair(
 ) -> tuple[list[Any], dict[str, Any], list[str]]:
     """Figures, plain content and sentences of one pair; prints its table."""
     one, two = first.scores, second.scores
-    patients = {case: _patient(case) for case in one["case"]}
+    patients = {case: patient_of(case) for case in one["case"]}
     table = compare(one, two, patients, num_pairs=num_pairs)
     changes = case_changes(one, two)
     groups = subgroup_changes(one, changes, {case: _cohort(case) for case in one["case"]})
     title = f"{second.name} minus {first.name}"
-    _print_table(table.drop(columns=["num_left_out", "effect", "smallest_detectable"]), title)
-    sentences = [_sentence(row, first.name, second.name) for row in table.to_dict("records")]
-    for sentence in sentences:
-        say(sentence)
+    print_table(table.drop(columns=["num_left_out", "effect", "smallest_detectable"]), title)
+    sentences = [sentence(row, first.name, second.name) for row in table.to_dict("records")]
+    for line in sentences:
+        say(line)
     tracker.log_table(table, f"pairs/{_file_name(first.name)}__{_file_name(second.name)}")
     figures = [
         difference_figure(table, first.name, second.name),
@@ -220,7 +219,7 @@ def _compare_pair(
     return figures, content, sentences
 
 
-def _sentence(row: Mapping[str, Any], first: str, second: str) -> str:
+def sentence(row: Mapping[str, Any], first: str, second: str) -> str:
     """The verdict in words."""
     unit = " mm" if row["metric"] == "hd95_mm" else ""
     name = {"dice": "Dice", "hd95_mm": "HD95"}[row["metric"]]
@@ -238,7 +237,8 @@ def _sentence(row: Mapping[str, Any], first: str, second: str) -> str:
     return f"{what} ({interval}, corrected p {row['p_corrected']:.3g}): {better} is better"
 
 
-def _patient(case_id: str) -> str:
+def patient_of(case_id: str) -> str:
+    """Patient of a case, as its id tells; an id of no known form is a patient of its own."""
     name = parse_case_id(case_id)
     return name.patient if name else case_id
 
@@ -248,7 +248,8 @@ def _cohort(case_id: str) -> str:
     return name.cohort if name else "unknown"
 
 
-def _print_table(table: pd.DataFrame, title: str) -> None:
+def print_table(table: pd.DataFrame, title: str) -> None:
+    """Print a table; numbers with four decimals."""
     shown = Table(title=title)
     for name in table.columns:
         is_text = table[name].dtype == object or isinstance(table[name].dtype, pd.StringDtype)

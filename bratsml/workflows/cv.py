@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from bratsml.compute.device import count_gpus
 from bratsml.compute.launcher import Job, Outcome
@@ -17,14 +18,19 @@ from bratsml.data.folds import Split, make_split
 from bratsml.errors import BratsmlError, TrackingError
 from bratsml.evaluation.evaluate import case_table, summarize
 from bratsml.evaluation.intervals import bootstrap_mean
+from bratsml.evaluation.kept import load_probabilities
+from bratsml.figures.calibration import reliability_figure
 from bratsml.figures.curves import fold_curves, fold_table_figure
+from bratsml.labels import get_scheme
 from bratsml.metrics import METRIC_VERSION
+from bratsml.metrics.calibration import Reliability
 from bratsml.tracking.mlflow_tracker import find_finished_run, open_run
 from bratsml.tracking.tracker import Tracker
 from bratsml.workflows.arguments import whole_number
 from bratsml.workflows.console import say, warn
 from bratsml.workflows.estimate import estimate, say_estimate
 from bratsml.workflows.fold import (
+    PROBABILITIES_FOLDER,
     RESULT_FILE,
     SCORES_FILE,
     FoldJob,
@@ -174,6 +180,7 @@ def _summarize(run: CrossValidation, outcomes: Sequence[Outcome], tracker: Track
     tracker.log_table(table, "scores/out_of_fold")
     tracker.log_table(summary, "scores/folds")
     metrics = summarize(case_table(table.to_dict("records")), "oof")
+    metrics |= _log_calibration(run, tracker)
     means = table.groupby("case")["dice"].mean().to_numpy()
     low, high = bootstrap_mean(means, seed=run.prepared.experiment.seed)
     metrics |= {"oof/dice/mean_low95": low, "oof/dice/mean_high95": high}
@@ -190,6 +197,41 @@ def _summarize(run: CrossValidation, outcomes: Sequence[Outcome], tracker: Track
     tracker.log_figure(fold_curves(curves), "curves")
     tracker.log_figure(fold_table_figure(summary), "fold_table")
     tracker.describe(_description(run, summary, metrics))
+
+
+def _log_calibration(run: CrossValidation, tracker: Tracker) -> dict[str, float]:
+    """Reliability curves of the out-of-fold probabilities, when the folds kept them.
+
+    Returns:
+        ``oof/calibration_error/REGION``, over the voxels of at least 5 % probability.
+    """
+    prepared = run.prepared
+    if not prepared.experiment.evaluation.keep_probabilities:
+        return {}
+    store, scheme = prepared.store, get_scheme(prepared.store.label_scheme)
+    output = prepared.experiment.output.build(scheme)
+    by_region = {region: Reliability() for region in output.regions}
+    for fold, cases in enumerate(run.split.folds):
+        for case_id in cases:
+            folder = run.fold_folder(fold) / PROBABILITIES_FOLDER
+            kept = load_probabilities(folder / f"{case_id}.npz")
+            label = store.label(case_id)
+            assert label is not None  # the fold was validated on it
+            reference = scheme.region_stack(np.asarray(label), output.regions)
+            regional = output.region_probabilities(torch.from_numpy(kept)).clamp(0, 1).numpy()
+            for place, reliability in enumerate(by_region.values()):
+                reliability.add(regional[place], reference[place])
+    errors = {region: found.error(first_bin=1) for region, found in by_region.items()}
+    curves = {
+        region: (list(found.confidence), list(found.accuracy))
+        for region, found in by_region.items()
+    }
+    tracker.log_figure(reliability_figure(curves, errors), "calibration")
+    return {
+        f"oof/calibration_error/{region}": error
+        for region, error in errors.items()
+        if not np.isnan(error)
+    }
 
 
 def _untrained_dice(run: CrossValidation) -> float | None:

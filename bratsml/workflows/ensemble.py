@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
@@ -17,7 +16,7 @@ from bratsml.config import flatten
 from bratsml.data.folds import Split
 from bratsml.data.store import Store
 from bratsml.ensembling.ensemble import Average, average
-from bratsml.errors import ConfigError, DataError, TrackingError
+from bratsml.errors import ConfigError, TrackingError
 from bratsml.evaluation.evaluate import case_table, summarize
 from bratsml.evaluation.intervals import bootstrap_mean
 from bratsml.evaluation.whole_cases import CaseScorer, restore_probabilities
@@ -27,7 +26,7 @@ from bratsml.tracking.runs import RecordedRun, find_run, latest_run, read_json_a
 from bratsml.tracking.store import project_root
 from bratsml.tracking.tracker import Tracker
 from bratsml.workflows.console import console, say
-from bratsml.workflows.request import store_of
+from bratsml.workflows.request import store_of_run
 from bratsml.workflows.trained import TrainedModels, load_trained, members_of_runs
 from bratsml.workflows.view import say_how_to_view
 
@@ -44,13 +43,14 @@ class TestSplit:
     case_ids: tuple[str, ...]
 
 
-def ensemble(run: str, data: str, average: str) -> str:
+def ensemble(run: str, data: str, average: str, postprocess: str = "") -> str:
     """Score every fold and their average on the test split; returns the run id.
 
     Args:
         run: Id of a ``cv`` run, or ``""`` for the latest finished one.
         data: The data of that run, or ``""`` for where it was then.
         average: ``probabilities`` or ``logits``.
+        postprocess: File of steps; the experiment's own if empty.
 
     Raises:
         BratsmlError: No such run, other data, or no test split.
@@ -60,7 +60,7 @@ def ensemble(run: str, data: str, average: str) -> str:
     source = find_run(run, root) if run else latest_run("cv", root)
     if not source.children:
         raise TrackingError(f"run {source.run_id} has no folds; name a finished cv run")
-    models = load_trained(members_of_runs([source.run_id], root))
+    models = load_trained(members_of_runs([source.run_id], root)).postprocessed(postprocess)
     test = _test_split(source, models, data, root)
     tracker = open_run(
         command="ensemble",
@@ -140,26 +140,8 @@ def _test_split(source: RecordedRun, models: TrainedModels, data: str, root: Pat
             f"run {source.run_id} held out no test cases (split.test_fraction=0); "
             "cross-validate with a test split"
         )
-    store = _recorded_store(source, root) if not data else store_of(data, models.experiment, root)
-    wanted = source.params.get("dataset.hash", "")
-    if store.dataset_hash[: len(wanted)] != wanted:
-        raise DataError(
-            "data",
-            "",
-            "it is not what the cross-validation was trained on (another content hash)",
-            "give the same folder, unchanged",
-        )
+    store = store_of_run(source, data, models.experiment, root)
     return TestSplit(store, split.test)
-
-
-def _recorded_store(source: RecordedRun, root: Path) -> Store:
-    for record in sorted((root / "outputs").glob(f"*-{source.run_id[:8]}/fold_*/job.json")):
-        path = Path(json.loads(record.read_text(encoding="utf-8"))["store"])
-        if path.is_dir():
-            return Store.open(path)
-    raise ConfigError(
-        f"where the data of run {source.run_id} lies is no longer known; give data=FOLDER"
-    )
 
 
 def _log_setup(tracker: Tracker, source: RecordedRun, models: TrainedModels, kind: Average) -> None:

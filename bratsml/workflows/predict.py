@@ -35,13 +35,21 @@ class Predicted:
     refused: tuple[DataError, ...]
 
 
-def predict(runs: str, checkpoint: str, data: str, out: str, overwrite: bool = False) -> Predicted:
+def predict(
+    runs: str,
+    checkpoint: str,
+    data: str,
+    out: str,
+    overwrite: bool = False,
+    postprocess: str = "",
+) -> Predicted:
     """Segment every case of a folder; cases already in ``out`` are kept.
 
     Args:
         runs: Run ids, separated by commas; a ``cv`` run stands for its folds.
         checkpoint: Checkpoint files, separated by commas.
         data: Folder of raw cases.
+        postprocess: File of steps; the experiment's own if empty.
         out: Folder that gets ``<case>.nii.gz``, and ``rejected.csv`` when cases were refused.
 
     Raises:
@@ -57,7 +65,7 @@ def predict(runs: str, checkpoint: str, data: str, out: str, overwrite: bool = F
         if runs
         else members_of_files(_parts(checkpoint))
     )
-    models = load_trained(members)
+    models = load_trained(members).postprocessed(postprocess)
     found = discover_cases(Path(data), need_labels=False)
     folder = Path(out)
     done = _predict_cases(models, found.cases, folder, overwrite)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from bratsml.config import Tree, merge, parse_assignments, with_overrides
 from bratsml.data.phantom import PhantomConfig, write_phantoms
 from bratsml.data.store import Store
+from bratsml.errors import ConfigError, DataError
 from bratsml.experiment import (
     Experiment,
     find_experiment_file,
@@ -17,6 +19,7 @@ from bratsml.experiment import (
     phantom_profile,
     read_experiment_tree,
 )
+from bratsml.tracking.runs import RecordedRun
 from bratsml.tracking.store import project_root
 from bratsml.workflows.arguments import whole_number
 from bratsml.workflows.console import say
@@ -79,6 +82,38 @@ def store_of(data: str, experiment: Experiment, root: Path) -> Store:
         wanted.recipe,
         label_scheme=None if wanted.label_scheme == "auto" else wanted.label_scheme,
         allow_rejected=wanted.allow_rejected,
+    )
+
+
+def store_of_run(source: RecordedRun, data: str, experiment: Experiment, root: Path) -> Store:
+    """The store that a recorded cross-validation was trained on.
+
+    Args:
+        data: The data of that run, or ``""`` for where it was then.
+
+    Raises:
+        ConfigError: Where the data lies is no longer known.
+        DataError: The data is not what it was.
+    """
+    store = store_of(data, experiment, root) if data else _recorded_store(source, root)
+    wanted = source.params.get("dataset.hash", "")
+    if store.dataset_hash[: len(wanted)] != wanted:
+        raise DataError(
+            "data",
+            "",
+            "it is not what the cross-validation was trained on (another content hash)",
+            "give the same folder, unchanged",
+        )
+    return store
+
+
+def _recorded_store(source: RecordedRun, root: Path) -> Store:
+    for record in sorted((root / "outputs").glob(f"*-{source.run_id[:8]}/fold_*/job.json")):
+        path = Path(json.loads(record.read_text(encoding="utf-8"))["store"])
+        if path.is_dir():
+            return Store.open(path)
+    raise ConfigError(
+        f"where the data of run {source.run_id} lies is no longer known; give data=FOLDER"
     )
 
 

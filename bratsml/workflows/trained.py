@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import yaml
 from torch import Tensor
 
 from bratsml.compute.device import autocast_of, choose_device
-from bratsml.config import build_config, flatten
+from bratsml.config import build_config, flatten, merge
 from bratsml.data.cases import MODALITIES
 from bratsml.errors import CheckpointError, ConfigError
 from bratsml.evaluation.whole_cases import Predictor
@@ -19,6 +20,8 @@ from bratsml.labels import LabelScheme, get_scheme
 from bratsml.models.output import Output
 from bratsml.tracking.runs import best_checkpoint, find_run
 from bratsml.training.checkpoint import load_checkpoint
+
+POSTPROCESS_FILE = "postprocess.yaml"
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,14 @@ class TrainedModels:
                     partial(autocast_of, experiment.compute, device),
                 ),
             )
+
+    def postprocessed(self, path: str) -> TrainedModels:
+        """The same networks with the post-processing of a file; unchanged without one.
+
+        Raises:
+            ConfigError: The file is missing or holds something else.
+        """
+        return replace(self, experiment=_with_postprocess(self.experiment, path)) if path else self
 
     def probabilities(self, image: Tensor) -> Iterator[Tensor]:
         """Each network's probabilities ``(C, X, Y, Z)`` for one preprocessed image."""
@@ -130,3 +141,15 @@ def _experiment_of(state: dict[str, object], member: Member) -> Experiment:
 
 def _what_must_agree(experiment: Experiment) -> dict[str, object]:
     return flatten({"data": experiment.data.tree(), "output": experiment.output.tree()})
+
+
+def _with_postprocess(experiment: Experiment, path: str) -> Experiment:
+    """The experiment with the post-processing of a file."""
+    file = Path(path)
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{file.name} cannot be read; give a {POSTPROCESS_FILE}") from error
+    if not isinstance(content, dict) or set(content) != {"postprocess"}:
+        raise ConfigError(f"{file.name} holds no post-processing; give a {POSTPROCESS_FILE}")
+    return build_config(Experiment, merge(experiment.tree(), content), file.name)

@@ -24,7 +24,9 @@ def options(command: str) -> set[str]:
 
 
 def test_the_entry_points_are_these() -> None:
-    assert set(ENTRY_POINTS) == {"preprocess", "train", "cv", "ensemble", "predict", "compare"}
+    assert set(ENTRY_POINTS) == {
+        "preprocess", "train", "cv", "ensemble", "predict", "tune-postprocess", "compare",
+    }  # fmt: skip
     assert set(COMMANDS) == {*ENTRY_POINTS, "phantom"}
 
 

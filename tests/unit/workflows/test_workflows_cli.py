@@ -10,7 +10,16 @@ import pytest
 
 from bratsml import cli
 
-COMMANDS = ["preprocess", "train", "cv", "ensemble", "predict", "compare", "phantom"]
+COMMANDS = [
+    "preprocess",
+    "train",
+    "cv",
+    "ensemble",
+    "predict",
+    "compare",
+    "tune-postprocess",
+    "phantom",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -10,7 +10,8 @@ import pytest
 
 from bratsml.errors import TrackingError
 from bratsml.tracking.runs import RecordedRun
-from bratsml.workflows.compare import _plain, _sentence, group_by_configuration, require_comparable
+from bratsml.workflows.compare import _plain, group_by_configuration, require_comparable
+from bratsml.workflows.compare import sentence as sentence_of
 
 PARAMS = {"metric_version": "1", "dataset.hash": "d", "split.hash": "s", "optim.lr": "0.1"}
 
@@ -61,9 +62,9 @@ def test_the_verdict_in_words(verdict: str, ending: str) -> None:
         "metric": "dice", "region": "ET", "difference": -0.01, "low95": -0.02, "high95": 0.0,
         "num_patients": 9, "p_corrected": 0.04, "smallest_detectable": 0.03, "verdict": verdict,
     }  # fmt: skip
-    sentence = _sentence(row, "ours", "theirs")
-    assert sentence.startswith("Dice ET: theirs minus ours is -0.0100 (95 % interval -0.0200 to")
-    assert sentence.endswith(ending)
+    words = sentence_of(row, "ours", "theirs")
+    assert words.startswith("Dice ET: theirs minus ours is -0.0100 (95 % interval -0.0200 to")
+    assert words.endswith(ending)
 
 
 def test_reports_hold_plain_numbers() -> None:
