@@ -58,7 +58,7 @@ def table_figure(table: pd.DataFrame, title: str) -> go.Figure:
             NaN as a dash.
     """
     names = [str(name) for name in table.columns]
-    cells = [[_cell(value) for value in table[name]] for name in table.columns]
+    cells = [[cell(value) for value in table[name]] for name in table.columns]
     summaries = [str(row) in ("mean", "spread") for row in (cells[0] if cells else [])]
     shades = ["#e7f5ff" if summary else "white" for summary in summaries]
     figure = go.Figure(
@@ -112,7 +112,10 @@ def _add_line(
     )
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return "–" if math.isnan(value) else f"{value:.4f}"
-    return str(value)
+def cell(value: object) -> str:
+    """A value as a table shows it: four decimals, 3e-07 for what these would hide, NaN a dash."""
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        return "–"
+    return f"{value:.0e}" if 0 < abs(value) < 5e-4 else f"{value:.4f}"

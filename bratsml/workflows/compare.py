@@ -18,7 +18,7 @@ from bratsml.evaluation.compare import compare, mean_over_seeds, noise_floor
 from bratsml.evaluation.ranking import permutation_p, rank_results
 from bratsml.evaluation.subgroups import case_changes, subgroup_changes
 from bratsml.figures.comparison import difference_figure, slopes_figure
-from bratsml.figures.curves import table_figure
+from bratsml.figures.curves import cell, table_figure
 from bratsml.tracking.mlflow_tracker import open_run
 from bratsml.tracking.runs import RecordedRun, find_run, read_table_artifact
 from bratsml.tracking.store import project_root
@@ -199,7 +199,7 @@ def _compare_pair(
     changes = case_changes(one, two)
     groups = subgroup_changes(one, changes, {case: _cohort(case) for case in one["case"]})
     title = f"{second.name} minus {first.name}"
-    print_table(table.drop(columns=["num_left_out", "effect", "smallest_detectable"]), title)
+    print_table(main_columns(table), title)
     sentences = [sentence(row, first.name, second.name) for row in table.to_dict("records")]
     for line in sentences:
         say(line)
@@ -207,7 +207,7 @@ def _compare_pair(
     figures = [
         difference_figure(table, first.name, second.name),
         slopes_figure(one, two, (first.name, second.name)),
-        table_figure(table, f"{title}: every number"),
+        table_figure(main_columns(table), title),
         table_figure(groups, f"{title}: for whom (mean Dice over regions)"),
         table_figure(changes, f"{title}: by case, worsened first (mean Dice over regions)"),
     ]
@@ -237,6 +237,16 @@ def sentence(row: Mapping[str, Any], first: str, second: str) -> str:
     return f"{what} ({interval}, corrected p {row['p_corrected']:.3g}): {better} is better"
 
 
+def main_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """What fits a terminal of a comparison; the logged table holds every column."""
+    names = {
+        "metric": "metric", "region": "region", "mean_first": "first", "mean_second": "second",
+        "difference": "change", "low95": "low95", "high95": "high95", "p_corrected": "p",
+        "wins": "+", "ties": "=", "losses": "-", "verdict": "verdict",
+    }  # fmt: skip
+    return table[list(names)].rename(columns=names)
+
+
 def patient_of(case_id: str) -> str:
     """Patient of a case, as its id tells; an id of no known form is a patient of its own."""
     name = parse_case_id(case_id)
@@ -249,13 +259,13 @@ def _cohort(case_id: str) -> str:
 
 
 def print_table(table: pd.DataFrame, title: str) -> None:
-    """Print a table; numbers with four decimals."""
+    """Print a table; numbers with four decimals, tiny ones by their size."""
     shown = Table(title=title)
     for name in table.columns:
         is_text = table[name].dtype == object or isinstance(table[name].dtype, pd.StringDtype)
         shown.add_column(str(name), justify="left" if is_text else "right")
     for row in table.itertuples(index=False):
-        shown.add_row(*(f"{v:.4f}" if isinstance(v, float) else str(v) for v in row))
+        shown.add_row(*(cell(value) for value in row))
     console.print(shown)
 
 

@@ -48,7 +48,7 @@ from bratsml.tracking.runs import (
 )
 from bratsml.tracking.store import project_root
 from bratsml.tracking.tracker import Tracker
-from bratsml.workflows.compare import patient_of, print_table, sentence
+from bratsml.workflows.compare import main_columns, patient_of, print_table, sentence
 from bratsml.workflows.console import console, say
 from bratsml.workflows.fold import PROBABILITIES_FOLDER
 from bratsml.workflows.request import store_of_run
@@ -168,10 +168,7 @@ def _tune(work: OutOfFold, config: TuneConfig, tracker: Tracker) -> None:
     everything = choose([case for cases in folds for case in cases], work.regions, config)
     untuned, tuned = _score_both(work, fitted)
     table = compare(untuned, tuned, {case: patient_of(case) for case in untuned["case"]})
-    print_table(
-        table[["metric", "region", "mean_first", "mean_second", "difference", "low95", "high95"]],
-        "Tuned (second, cross-fitted) against untuned (first)",
-    )
+    print_table(main_columns(table), "Tuned (second, cross-fitted) against untuned (first)")
     sentences = [sentence(row, "untuned", "tuned") for row in table.to_dict("records")]
     for line in sentences:
         say(line)
@@ -182,7 +179,9 @@ def _tune(work: OutOfFold, config: TuneConfig, tracker: Tracker) -> None:
     tracker.log_text(text, POSTPROCESS_FILE)
     tracker.log_table(tuned, "scores/cross_fitted")
     tracker.log_table(table, "gain")
-    tracker.log_figure(table_figure(table, "Cross-fitted gain of post-processing"), "gain")
+    tracker.log_figure(
+        table_figure(main_columns(table), "Cross-fitted gain of post-processing"), "gain"
+    )
     tracker.log_metrics(summarize(tuned, "cross_fitted"), step=0)
     tracker.log_json([{r: vars(s) for r, s in chosen.items()} for chosen in fitted], "by_fold.json")
     tracker.describe("\n".join([*(f"- {line}" for line in sentences), "", "```", text, "```"]))

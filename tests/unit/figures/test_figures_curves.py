@@ -3,7 +3,7 @@ import math
 import pandas as pd
 import pytest
 
-from bratsml.figures.curves import fold_curves, fold_table_figure
+from bratsml.figures.curves import cell, fold_curves, fold_table_figure
 
 
 def curves(*rows):
@@ -75,3 +75,22 @@ def test_a_long_table_is_not_cut_off():
     rows = 12 + 1
     assert long.height - long.margin.t - long.margin.b >= rows * 28
     assert short.height < long.height
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0.12345, "0.1235"),
+        (3.1e-7, "3e-07"),
+        (-2e-5, "-2e-05"),
+        (0.0, "0.0000"),
+        (7, "7"),
+        ("a", "a"),
+    ],
+)
+def test_a_cell_hides_no_small_number(value: object, shown: str) -> None:
+    assert cell(value) == shown
+
+
+def test_a_cell_without_a_number_is_a_dash() -> None:
+    assert cell(float("nan")) == "–"
