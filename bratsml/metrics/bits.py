@@ -7,11 +7,12 @@ SciPy; what comes out is the same set of voxels (test).
 from __future__ import annotations
 
 from functools import reduce
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 
-from bratsml.geometry import Shape
+from bratsml.geometry import Shape, Spacing
 from bratsml.metrics.masks import BoolVolume
 
 Words = npt.NDArray[np.uint64]
@@ -78,28 +79,55 @@ def mixed_corners(words: Words) -> Words:
     return touched & ~filled
 
 
+def near(words: Words, shape: Shape, spacing_mm: Spacing, distance_mm: float) -> Words:
+    """Voxels of the volume at most that far, in mm between centres, from one of the mask."""
+    reach = [int(distance_mm / mm + 1e-9) for mm in spacing_mm]
+    reach = [min(n, size - 1) for n, size in zip(reach, shape, strict=True)]
+    found = np.zeros_like(words)
+    for i, j, k in product(*(range(-n, n + 1) for n in reach)):
+        steps_mm = np.array([i, j, k]) * np.asarray(spacing_mm)
+        if np.sqrt((steps_mm * steps_mm).sum()) <= distance_mm:
+            found |= _moved(_moved(_moved(words, 0, i), 1, j), 2, k)
+    return found & pack(np.ones((1, 1, shape[2]), bool))
+
+
+def count(words: Words) -> int:
+    """Number of true voxels."""
+    return int(np.bitwise_count(words).sum())
+
+
 def _spread(words: Words, axis: int) -> Words:
     return words | _moved(words, axis, -1) | _moved(words, axis, 1)
 
 
-def _moved(words: Words, axis: int, step: int) -> Words:
-    """Content moved by one voxel along ``axis``; nothing enters at the border."""
+def _moved(words: Words, axis: int, steps: int) -> Words:
+    """Content moved by so many voxels along ``axis``; nothing enters at the border."""
+    if steps == 0:
+        return words
     if axis == 2:
-        return _moved_within_words(words, step)
+        return _moved_within_words(words, steps)
     moved = np.zeros_like(words)
     ahead, behind = [slice(None)] * 3, [slice(None)] * 3
-    ahead[axis], behind[axis] = slice(1, None), slice(None, -1)
-    if step > 0:
+    ahead[axis], behind[axis] = slice(abs(steps), None), slice(None, -abs(steps))
+    if steps > 0:
         moved[tuple(ahead)] = words[tuple(behind)]
     else:
         moved[tuple(behind)] = words[tuple(ahead)]
     return moved
 
 
-def _moved_within_words(words: Words, step: int) -> Words:
-    """As :func:`_moved` along Z, the bit at the end of a word passing into the next."""
-    one, rest = np.uint64(1), np.uint64(_WORD - 1)
-    if step > 0:
+def _moved_within_words(words: Words, steps: int) -> Words:
+    """As :func:`_moved` along Z, the bits at the end of a word passing into the next."""
+    whole, part = divmod(abs(steps), _WORD)
+    if whole:
+        moved = np.zeros_like(words)
+        if steps > 0:
+            moved[..., whole:] = words[..., :-whole]
+        else:
+            moved[..., :-whole] = words[..., whole:]
+        return _moved_within_words(moved, part if steps > 0 else -part) if part else moved
+    one, rest = np.uint64(part), np.uint64(_WORD - part)
+    if steps > 0:
         moved = words << one
         moved[..., 1:] |= words[..., :-1] >> rest
     else:

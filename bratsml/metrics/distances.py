@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
 
 from bratsml.geometry import Spacing
-from bratsml.metrics.surface_points import SurfacePoints
+from bratsml.metrics.surface_points import SurfaceKind, SurfacePoints
 
 Floats = npt.NDArray[np.float64]
 Positions = npt.NDArray[np.int64]
 
+_CELLS = (8, 4, 2)
+_BIN_MM = 0.25
+_ROUNDING_MM = 1e-9
+
 
 @dataclass(frozen=True)
 class Distances:
-    """Distances in mm from every point of one surface to the other; weights as in the points."""
+    """Distance in mm from every point of one surface to the other, and the points' weights."""
 
     mm: Floats
     weights: Floats
@@ -27,21 +31,59 @@ Both = tuple[Distances, Distances]
 """From one surface to the other, and back."""
 
 
-def percentile_of_voxels(both: Both, percent: float) -> float:
-    """Percentile (0 to 100) in each direction, every point counting the same; the larger.
+def measure(
+    first: SurfacePoints, second: SurfacePoints, spacing_mm: Spacing, limit_mm: float = math.inf
+) -> Both:
+    """Distances both ways; those above the limit may be given as infinite, which is faster."""
+    return (
+        Distances(nearest(first.positions, second, spacing_mm, limit_mm), first.weights),
+        Distances(nearest(second.positions, first, spacing_mm, limit_mm), second.weights),
+    )
 
-    Linear interpolation between the two nearest ranks, as MONAI and NumPy do it.
+
+def nearest(
+    positions: Positions, target: SurfacePoints, spacing_mm: Spacing, limit_mm: float = math.inf
+) -> Floats:
+    """Distance in mm from each position to the nearest point of the target.
+
+    Args:
+        positions: Indices on the grid, shape ``(n, 3)``.
+        target: Not empty.
+        limit_mm: Distances above it may be given as infinite.
     """
-    return max(float(np.percentile(one.mm, percent)) for one in both)
+    mm_per_voxel = np.asarray(spacing_mm)
+    # the tree looks strictly below its bound, in rounded coordinates
+    bound = limit_mm + 1e-6 * max(spacing_mm)
+    mm, found = target.tree(spacing_mm).query(positions * mm_per_voxel, distance_upper_bound=bound)
+    seen = np.isfinite(mm)
+    # again from whole numbers of voxels: 0.3 mm is then not 0.30000001
+    steps = (positions[seen] - target.positions[found[seen]]) * mm_per_voxel
+    mm[seen] = np.sqrt((steps * steps).sum(axis=1))
+    return mm
 
 
-def percentile_of_area(both: Both, percent: float) -> float:
-    """Distance within which this share of the area lies, in each direction; the larger.
+def hausdorff_of(
+    first: SurfacePoints,
+    second: SurfacePoints,
+    spacing_mm: Spacing,
+    percent: float,
+    kind: SurfaceKind,
+) -> float:
+    """Percentile (0 to 100) of the distances in each direction; the larger of the two, in mm.
 
-    No interpolation: the distance of the first point, nearest first, with which the share is
-    reached.
+    Over voxels every point counts the same, with linear interpolation between ranks (MONAI, NumPy).
+    Over elements each counts by its area, without interpolation: the distance of the first point,
+    nearest first, with which that share of the area is reached (surface-distance).
     """
-    return max(_reached(one, percent / 100) for one in both)
+    return max(
+        _directed(first, second, spacing_mm, percent, kind),
+        _directed(second, first, spacing_mm, percent, kind),
+    )
+
+
+def percentile(both: Both, percent: float, kind: SurfaceKind) -> float:
+    """As :func:`hausdorff_of`, from distances that are known."""
+    return max(_rank(one.mm, one.weights, percent, kind) for one in both)
 
 
 def mean_distance(both: Both) -> float:
@@ -57,73 +99,72 @@ def share_within(both: Both, tolerance_mm: float) -> float:
     return float(near / sum(one.weights.sum() for one in both))
 
 
-def mean_share_within(both: Both, tolerance_mm: float) -> float:
-    """Mean of the two surfaces' shares that are at most that far from the other, 0 to 1."""
-    shares = (one.weights[one.mm <= tolerance_mm].sum() / one.weights.sum() for one in both)
-    return float(sum(shares) / 2)
+def _directed(
+    start: SurfacePoints,
+    target: SurfacePoints,
+    spacing_mm: Spacing,
+    percent: float,
+    kind: SurfaceKind,
+) -> float:
+    """The percentile, measuring no more distances than it takes.
 
-
-def _reached(one: Distances, share: float) -> float:
-    order = np.argsort(one.mm, kind="stable")
-    reached = np.cumsum(one.weights[order]) / one.weights.sum()
-    place = int(np.searchsorted(reached, share))
-    return float(one.mm[order[min(place, len(order) - 1)]])
-
-
-class SurfacePair:
-    """The distances between two surfaces, both ways, as wholes and instance by instance.
-
-    The nearest points of the whole surfaces are found once. Where an instance is compared with
-    another, a point whose nearest point belongs to that other needs no second search.
+    Two points differ in their distance to the target by no more than they are apart. So one point
+    in each small cell bounds the others; they bound the percentile; and what cannot be the
+    percentile is not looked at again. What comes out is the same number.
     """
-
-    def __init__(self, first: SurfacePoints, second: SurfacePoints, spacing_mm: Spacing) -> None:
-        self._sides = first, second
-        self._spacing_mm = spacing_mm
-        self._nearest = (
-            nearest(first.positions, second.positions, spacing_mm),
-            nearest(second.positions, first.positions, spacing_mm),
-        )
-
-    def whole(self) -> Both:
-        """From the first surface to the second, and back; neither may be empty."""
-        first, second = (
-            Distances(mm, side.weights)
-            for side, (mm, _) in zip(self._sides, self._nearest, strict=True)
-        )
-        return first, second
-
-    def between(self, first: npt.NDArray[np.integer], second: npt.NDArray[np.integer]) -> Both:
-        """As :meth:`whole`, for the instances with these labels alone."""
-        ours, theirs = self._sides[0].of(first), self._sides[1].of(second)
-        if ours.all() and theirs.all():
-            return self.whole()
-        return self._directed(0, ours, theirs), self._directed(1, theirs, ours)
-
-    def _directed(
-        self, side: int, start: npt.NDArray[np.bool_], target: npt.NDArray[np.bool_]
-    ) -> Distances:
-        every_mm, every_found = self._nearest[side]
-        mm, found = every_mm[start], every_found[start]
-        elsewhere = np.flatnonzero(~target[found])
-        if elsewhere.size:
-            points, others = self._sides[side], self._sides[1 - side]
-            again = points.positions[np.flatnonzero(start)[elsewhere]]
-            mm[elsewhere], _ = nearest(again, others.positions[target], self._spacing_mm)
-        return Distances(mm, self._sides[side].weights[start])
+    low, high = np.zeros(len(start.positions)), np.full(len(start.positions), np.inf)
+    open_ = np.arange(len(low))
+    for cell in _CELLS:
+        positions = start.positions[open_]
+        leader, leader_of = _leaders(positions, cell)
+        mm = nearest(positions[leader], target, spacing_mm)[leader_of]
+        apart = (positions - positions[leader[leader_of]]) * np.asarray(spacing_mm)
+        slack = np.sqrt((apart * apart).sum(axis=1)) + _ROUNDING_MM
+        low[open_] = np.maximum(low[open_], mm - slack)
+        high[open_] = np.minimum(high[open_], mm + slack)
+        lowest, highest = _bounds(low, high, start.weights, percent / 100)
+        open_ = open_[(high[open_] >= lowest) & (low[open_] <= highest)]
+    high[open_] = nearest(start.positions[open_], target, spacing_mm)
+    return _rank(high, start.weights, percent, kind)
 
 
-def nearest(
-    points: Positions, targets: Positions, spacing_mm: Spacing
-) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Distance in mm to the nearest target and its index, for each point.
+def _leaders(
+    positions: Positions, cell: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """One point of each cell of so many voxels a side, and for every point the one of its cell.
 
-    Args:
-        points: Indices on the grid, shape ``(n, 3)``.
-        targets: Shape ``(m, 3)``, ``m > 0``.
+    Returns:
+        Indices of the leaders among the positions, and indices into these.
     """
-    tree = cKDTree(targets * np.asarray(spacing_mm), balanced_tree=False, compact_nodes=False)
-    _, found = tree.query(points * np.asarray(spacing_mm))
-    # from whole numbers of voxels: no rounding of large coordinates, so 0.3 mm is not 0.30000001
-    steps = (points - targets[found]) * np.asarray(spacing_mm)
-    return np.sqrt((steps * steps).sum(axis=1)), found
+    cells = positions // cell
+    x, y, z = cells.max(axis=0) + 1
+    numbers = (cells[:, 0] * y + cells[:, 1]) * z + cells[:, 2]
+    last = np.full(x * y * z, -1)
+    last[numbers] = np.arange(len(numbers))
+    taken = np.flatnonzero(last >= 0)
+    place = np.empty_like(last)
+    place[taken] = np.arange(len(taken))
+    return last[taken], place[numbers]
+
+
+def _bounds(low: Floats, high: Floats, weights: Floats, share: float) -> tuple[float, float]:
+    """Between which distances the share of the weight is reached, rounded outwards.
+
+    Wide enough for the ranks on both sides of an interpolated percentile.
+    """
+    room = 2 / len(low) + 1e-9
+    ends = []
+    for values, wanted in ((low, share - room), (high, share + room)):
+        bins = (values / _BIN_MM).astype(np.int64)
+        reached = np.cumsum(np.bincount(bins, weights))
+        ends.append(min(int(np.searchsorted(reached / reached[-1], wanted)), len(reached) - 1))
+    return ends[0] * _BIN_MM, (ends[1] + 1) * _BIN_MM
+
+
+def _rank(mm: Floats, weights: Floats, percent: float, kind: SurfaceKind) -> float:
+    if kind == "voxels":
+        return float(np.percentile(mm, percent))
+    order = np.argsort(mm, kind="stable")
+    reached = np.cumsum(weights[order]) / weights.sum()
+    place = int(np.searchsorted(reached, percent / 100))
+    return float(mm[order[min(place, len(order) - 1)]])

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
 
 import cc3d
 import numpy as np
 import numpy.typing as npt
 
+from bratsml.geometry import Shape
 from bratsml.metrics import bits
 from bratsml.metrics.masks import BoolVolume
 
-Labels = npt.NDArray[np.int32]
+Labels = npt.NDArray[np.integer]
+"""Labels from 1, 0 for background."""
 
 
 @dataclass(frozen=True)
@@ -20,20 +22,36 @@ class Instances:
     """The lesions of one mask.
 
     Attributes:
-        labels, shape ``(X, Y, Z)``: Label of the lesion, 0 outside the mask.
-        reach, shape ``(X, Y, Z)``: Label of the lesion that reaches the voxel once dilated, 0 where
-            none does. Different lesions reach different voxels, not even diagonal neighbours.
-        sizes, shape ``(num_labels + 1,)``: Voxels per label, 0 at 0 and for labels not in use.
+        shape: Of the volume.
+        places, shape ``(n,)``: Flat indices (C order) of the voxels in the mask, ascending.
+        labels, shape ``(n,)``: Label of the lesion there, from 1.
+        sizes, shape ``(num_labels + 1,)``: Voxels per label, 0 for labels not in use.
+        components, shape ``(X, Y, Z)``: Component of the dilated mask that the voxel is in, or 0.
+            Different components are not even diagonal neighbours.
+        label_of, shape ``(num_components + 1,)``: Label of the lesion made from each component.
     """
 
+    shape: Shape
+    places: npt.NDArray[np.int64]
     labels: Labels
-    reach: Labels
     sizes: npt.NDArray[np.int64]
+    components: Labels
+    label_of: Labels
 
     @property
     def numbers(self) -> npt.NDArray[np.int64]:
         """Labels in use, ascending."""
         return np.flatnonzero(self.sizes)
+
+    def reaching(self, places: npt.NDArray[np.int64]) -> Labels:
+        """Label of the lesion that, once dilated, reaches each place; 0 where none does."""
+        return self.label_of[self.components.reshape(-1)[places]]
+
+    def volume(self) -> Labels:
+        """Labels as a volume of shape ``(X, Y, Z)``, 0 outside the mask."""
+        volume = np.zeros(self.shape, np.int32)
+        volume.reshape(-1)[self.places] = self.labels
+        return volume
 
     def without(self, labels: npt.NDArray[np.integer]) -> Instances:
         """Without the lesions of these labels."""
@@ -42,37 +60,42 @@ class Instances:
         return self.relabelled(kept)
 
     def relabelled(self, new: Labels) -> Instances:
-        """Lesions that get the same new label become one.
+        """Lesions that get the same new label become one; those that get 0 vanish.
 
         Args:
             new: New label of every label, shape ``(num_labels + 1,)``.
         """
-        sizes = np.bincount(new, weights=self.sizes, minlength=len(new)).astype(np.int64)
-        sizes[0] = 0
-        return replace(self, labels=new[self.labels], reach=new[self.reach], sizes=sizes)
+        labels = new[self.labels]
+        kept = labels > 0
+        return Instances(
+            self.shape,
+            self.places[kept],
+            labels[kept],
+            np.bincount(labels[kept], minlength=len(new)),
+            self.components,
+            new[self.label_of],
+        )
 
 
 def find_instances(mask: BoolVolume, dilation: int) -> Instances:
     """26-connected components of the mask, or of what it grows to, brought back to its own voxels.
 
-    Lesions that grow into, or next to, each other are one. They are numbered from 1 in the order of
-    their first dilated voxel (C order).
+    Lesions that grow into each other, or next to each other, are one. They are numbered from 1 in
+    the order of their first dilated voxel (C order).
 
     Args:
         mask: Shape ``(X, Y, Z)``.
         dilation: How often to grow by the 18-neighbourhood first.
     """
-    if dilation == 0:
-        reach = _components(mask)
-        labels = reach
-    else:
-        x, y, z = mask.shape
-        grown = bits.dilate(bits.pack(mask), (x, y, z), dilation)
-        reach = _components(bits.unpack(grown, (x, y, z)))
-        labels = np.where(mask, reach, np.int32(0))
-    sizes = np.bincount(labels.reshape(-1))
-    sizes[0] = 0
-    return Instances(labels, reach, sizes)
+    x, y, z = mask.shape
+    words = bits.pack(mask)
+    places = bits.indices(words, (x, y, z))
+    grown = bits.unpack(bits.dilate(words, (x, y, z), dilation), (x, y, z)) if dilation else mask
+    components = _components(grown)
+    labels = components.reshape(-1)[places]
+    sizes = np.bincount(labels, minlength=1)
+    own = np.arange(len(sizes), dtype=np.int32)
+    return Instances((x, y, z), places, labels, sizes, components, own)
 
 
 def merge_by_partner(lesions: Instances, partners: Instances) -> Instances:
@@ -86,7 +109,7 @@ def merge_by_partner(lesions: Instances, partners: Instances) -> Instances:
     partner_of: dict[int, int] = {}
     leader_of: dict[int, int] = {}
     new = np.arange(len(lesions.sizes), dtype=np.int32)
-    for lesion, partner in sorted(touching(lesions.labels, partners.labels)):
+    for lesion, partner in sorted(touching(lesions.volume(), partners.volume())):
         if lesion not in partner_of:
             partner_of[lesion] = partner
             new[lesion] = leader_of.setdefault(partner, lesion)
@@ -116,5 +139,5 @@ def touching(first: Labels, second: Labels) -> set[tuple[int, int]]:
 
 def _components(mask: BoolVolume) -> Labels:
     """26-connected components, numbered from 1 by their first voxel in C order."""
-    labels = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26)
-    return labels.astype(np.int32, copy=False)
+    labels: Labels = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26)
+    return labels

@@ -26,7 +26,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bratsml.geometry import CropBox, Shape, Spacing
-from bratsml.metrics.distances import mean_share_within, percentile_of_area
 from bratsml.metrics.instances import Instances, find_instances, merge_by_partner
 from bratsml.metrics.masks import BoolVolume, require_masks, require_spacing
 from bratsml.metrics.matching import MatchedLesions
@@ -218,7 +217,8 @@ class _Case:
         if not counts:  # nothing is made of its distances
             unknown = (math.nan,) * len(self.rule.tolerances_mm)
             return LesionScore(volume_mm3, counts, matches, dice, math.nan, unknown)
-        return LesionScore(volume_mm3, counts, matches, dice, *self._surfaces(pair, lesion))
+        nsd = pair.nsd(self.rule.tolerances_mm, lesion)
+        return LesionScore(volume_mm3, counts, matches, dice, pair.hd95_mm(lesion), nsd)
 
     def _whole(self, pair: MatchedLesions) -> tuple[float, float, tuple[float, ...]]:
         """Dice, HD95 and NSD of the region as a whole."""
@@ -229,17 +229,8 @@ class _Case:
             return 1.0, 0.0, some
         if not all(sizes):
             return 0.0, self._penalty_mm, none
-        return 2.0 * pair.num_shared / sum(sizes), *self._surfaces(pair, None)
-
-    def _surfaces(
-        self, pair: MatchedLesions, lesion: int | None
-    ) -> tuple[float, tuple[float, ...]]:
-        """HD95 by area, and NSD of boundary voxels at the rule's tolerances."""
-        hd95 = percentile_of_area(pair.distances("elements", lesion), 95)
-        if not self.rule.tolerances_mm:
-            return hd95, ()
-        voxels = pair.distances("voxels", lesion)
-        return hd95, tuple(mean_share_within(voxels, mm) for mm in self.rule.tolerances_mm)
+        dice = 2.0 * pair.num_shared / sum(sizes)
+        return dice, pair.hd95_mm(), pair.nsd(self.rule.tolerances_mm)
 
     def _of_voxels(self, pair: MatchedLesions) -> tuple[float, float]:
         """Sensitivity and specificity."""

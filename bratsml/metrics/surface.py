@@ -17,16 +17,15 @@ import numpy as np
 from bratsml.geometry import CropBox, Spacing
 from bratsml.metrics import bits
 from bratsml.metrics.distances import (
-    Both,
-    SurfacePair,
+    hausdorff_of,
     mean_distance,
-    percentile_of_area,
-    percentile_of_voxels,
+    measure,
+    percentile,
     share_within,
 )
 from bratsml.metrics.empty import BRATS, EmptyPolicy, EmptyScore
 from bratsml.metrics.masks import BoolVolume, require_masks, require_spacing
-from bratsml.metrics.surface_points import SurfaceKind, surface_points
+from bratsml.metrics.surface_points import SurfaceKind, SurfacePoints, surface_points
 
 
 @dataclass(frozen=True)
@@ -61,15 +60,16 @@ def surface_scores(
         tolerances_mm: Of the normalised surface Dice; of empty masks it is what the policy says of
             Dice.
     """
-    found = _measure(prediction, reference, spacing_mm, policy, surface)
+    found = _surfaces(prediction, reference, spacing_mm, policy, surface)
     if isinstance(found, EmptyScore):
         mm = _punished(found.distance_mm, penalty_mm, prediction.shape, spacing_mm)
         return SurfaceScores(mm, mm, mm, (found.dice,) * len(tolerances_mm))
+    both = measure(*found, spacing_mm)
     return SurfaceScores(
-        _percentile(found, 95, surface),
-        _percentile(found, 100, surface),
-        mean_distance(found),
-        tuple(share_within(found, mm) for mm in tolerances_mm),
+        percentile(both, 95, surface),
+        percentile(both, 100, surface),
+        mean_distance(both),
+        tuple(share_within(both, mm) for mm in tolerances_mm),
     )
 
 
@@ -102,10 +102,10 @@ def hausdorff_mm(
     Raises:
         ValueError: Not boolean, different shapes, or voxel sizes that are not finite and above 0.
     """
-    found = _measure(prediction, reference, spacing_mm, policy, surface)
+    found = _surfaces(prediction, reference, spacing_mm, policy, surface)
     if isinstance(found, EmptyScore):
         return _punished(found.distance_mm, penalty_mm, prediction.shape, spacing_mm)
-    return _percentile(found, percent, surface)
+    return hausdorff_of(*found, spacing_mm, percent, surface)
 
 
 def hausdorff95_mm(
@@ -133,16 +133,17 @@ def normalized_surface_dice(
     """Share of both surfaces together that is within the tolerance of the other, 0 to 1.
 
     The rules of 2025 take the mean of the two surfaces' shares instead
-    (:func:`bratsml.metrics.distances.mean_share_within`). Empty masks: what the policy says of
-    Dice.
+    (:mod:`bratsml.metrics.lesions`). Empty masks: what the policy says of Dice.
 
     Raises:
         ValueError: As :func:`hausdorff_mm`, or a tolerance below 0 or NaN.
     """
     if not tolerance_mm >= 0:
         raise ValueError(f"tolerance must be 0 mm or more, received {tolerance_mm}")
-    found = _measure(prediction, reference, spacing_mm, policy, surface)
-    return found.dice if isinstance(found, EmptyScore) else share_within(found, tolerance_mm)
+    found = _surfaces(prediction, reference, spacing_mm, policy, surface)
+    if isinstance(found, EmptyScore):
+        return found.dice
+    return share_within(measure(*found, spacing_mm, tolerance_mm), tolerance_mm)
 
 
 def surface_of(mask: BoolVolume) -> BoolVolume:
@@ -151,14 +152,14 @@ def surface_of(mask: BoolVolume) -> BoolVolume:
     return bits.unpack(bits.boundary(bits.pack(mask)), (x, y, z))
 
 
-def _measure(
+def _surfaces(
     prediction: BoolVolume,
     reference: BoolVolume,
     spacing_mm: Spacing,
     policy: EmptyPolicy,
     surface: SurfaceKind,
-) -> Both | EmptyScore:
-    """Distances both ways, or what the policy says where a mask is empty."""
+) -> tuple[SurfacePoints, SurfacePoints] | EmptyScore:
+    """Both surfaces, or what the policy says where a mask is empty."""
     require_masks(prediction, reference)
     require_spacing(spacing_mm)
     empty = policy.score(bool(prediction.any()), bool(reference.any()))
@@ -171,12 +172,7 @@ def _measure(
         surface_points(mask[box.slices].astype(np.int32), spacing_mm, surface)
         for mask in (prediction, reference)
     )
-    return SurfacePair(ours, theirs, spacing_mm).whole()
-
-
-def _percentile(both: Both, percent: float, surface: SurfaceKind) -> float:
-    percentile = percentile_of_voxels if surface == "voxels" else percentile_of_area
-    return percentile(both, percent)
+    return ours, theirs
 
 
 def _punished(
