@@ -103,8 +103,8 @@ def count(prediction: BoolVolume, reference: BoolVolume, policy: EmptyPolicy = B
         ValueError: Not boolean, or different shapes.
     """
     require_masks(prediction, reference)
-    predicted, true = np.count_nonzero(prediction), np.count_nonzero(reference)
-    both = np.count_nonzero(prediction & reference)
+    predicted, true = int(np.count_nonzero(prediction)), int(np.count_nonzero(reference))
+    both = int(np.count_nonzero(prediction & reference))
     neither = prediction.size - predicted - true + both
     return Counts(both, predicted - both, true - both, neither, policy)
 
