@@ -38,7 +38,7 @@ class TrainStep:
 
     Attributes:
         model, optimizer: Set up by ``fabric``.
-        loss: ``(logits, target) -> scalar``.
+        loss: ``(logits, target) -> scalar``; takes whatever the network gives while training.
         target_of: Label-map values ``(N, 1, X, Y, Z)`` to what the loss compares with.
         clip_norm: Largest norm of the gradient; ``None`` does not clip.
         average: Moved after every update, when there is one.

@@ -24,6 +24,7 @@ from bratsml.data.store import Store
 from bratsml.errors import ResourceError
 from bratsml.experiment import Experiment
 from bratsml.labels import get_scheme
+from bratsml.losses.deep_supervision import DeepSupervision
 from bratsml.workflows.console import duration, say, size
 
 CHECKPOINTS_KEPT = 3
@@ -128,7 +129,7 @@ def measure_step(experiment: Experiment, label_scheme: str) -> StepCost:
     device = choose_device(experiment.compute)
     output = experiment.output.build(get_scheme(label_scheme))
     model = experiment.model.build(len(MODALITIES), output.num_channels).to(device)
-    loss = experiment.loss.build(output.exclusive)
+    loss = DeepSupervision(experiment.loss.build(output.exclusive))
     optimizer = torch.optim.AdamW(model.parameters())
     shape = (experiment.loader.batch_size, len(MODALITIES), *experiment.loader.patch)
     image = torch.rand(shape, device=device)

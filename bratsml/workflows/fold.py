@@ -33,6 +33,7 @@ from bratsml.experiment import Experiment
 from bratsml.figures.overlay import overlay_figure
 from bratsml.files import sha256_of_json, write_json, write_text
 from bratsml.labels import LabelScheme, get_scheme
+from bratsml.losses.deep_supervision import DeepSupervision
 from bratsml.metrics import METRIC_VERSION
 from bratsml.models.output import Output
 from bratsml.models.registry import count_parameters
@@ -195,7 +196,7 @@ def _fit(
     work: FoldWork, model: nn.Module, tracker: Tracker, more_hooks: Sequence[Hook]
 ) -> FitResult:
     experiment = work.experiment
-    loss = experiment.loss.build(work.output.exclusive)
+    loss = DeepSupervision(experiment.loss.build(work.output.exclusive))
     loader = PatchLoader(
         work.store, work.split.training(work.fold), experiment.loader, experiment.seed
     )
