@@ -7,10 +7,11 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
+from bratsml.models.mednext import MedNeXtConfig
 from bratsml.models.swinunetr import SwinUNETRConfig
 from bratsml.models.unet import UNetConfig
 
-ModelConfig = Annotated[UNetConfig | SwinUNETRConfig, Field(discriminator="kind")]
+ModelConfig = Annotated[UNetConfig | SwinUNETRConfig | MedNeXtConfig, Field(discriminator="kind")]
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from bratsml.config import with_overrides
 from bratsml.errors import ConfigError
+from bratsml.models.mednext import MedNeXtConfig
 from bratsml.models.swinunetr import SwinUNETRConfig
 from bratsml.models.unet import UNetConfig
 
@@ -32,6 +34,17 @@ EXAMPLES = [
         id="unet-plain",
     ),
     pytest.param(
+        Example(MedNeXtConfig(width=4), ((32, 16, 16), (16, 48, 32)), (24, 32, 32)), id="mednext"
+    ),
+    pytest.param(
+        Example(
+            MedNeXtConfig(width=2, size="B", kernel=5, deep_supervision=True),
+            ((16, 16, 32),),
+            (8, 16, 32),
+        ),
+        id="mednext-deep-supervision",
+    ),
+    pytest.param(
         Example(SwinUNETRConfig(feature_size=12), ((64, 32, 32),), (48, 32, 32)),
         id="swinunetr",
         marks=pytest.mark.slow,
@@ -49,13 +62,38 @@ def image_of(shape: tuple[int, int, int], batch: int = 1) -> torch.Tensor:
     return torch.randn((batch, 4, *shape), generator=rng)
 
 
+def all_logits(model: nn.Module, image: torch.Tensor) -> list[torch.Tensor]:
+    """What the network gives: one tensor, or while training one per resolution, finest first."""
+    logits = model(image)
+    return [logits] if isinstance(logits, torch.Tensor) else list(logits)
+
+
+def cost(model: nn.Module, image: torch.Tensor) -> torch.Tensor:
+    return torch.stack([level.square().mean() for level in all_logits(model, image)]).sum()
+
+
 @pytest.mark.parametrize("example", EXAMPLES)
 class TestEveryModel:
     def test_logits_have_the_shape_of_the_patch(self, example: Example) -> None:
         model = seeded(example.config)
         for patch in example.patches:
             example.config.check_patch(patch)
-            assert model(image_of(patch, batch=2)).shape == (2, 3, *patch)
+            assert all_logits(model, image_of(patch, batch=2))[0].shape == (2, 3, *patch)
+
+    def test_evaluating_gives_one_tensor(self, example: Example) -> None:
+        model = seeded(example.config).eval()
+        for patch in example.patches:
+            assert model(image_of(patch)).shape == (1, 3, *patch)
+
+    def test_coarser_logits_are_of_ever_lower_resolution(self, example: Example) -> None:
+        patch = example.patches[-1]
+        levels = all_logits(seeded(example.config), image_of(patch))
+        wanted = getattr(example.config, "deep_supervision", False)
+        assert (len(levels) > 1) == wanted
+        for finer, coarser in pairwise(levels):
+            assert coarser.numel() < finer.numel()
+            for fine, coarse in zip(finer.shape[2:], coarser.shape[2:], strict=True):
+                assert fine in (coarse, 2 * coarse)
 
     def test_a_patch_that_does_not_suit_is_refused_by_name(self, example: Example) -> None:
         with pytest.raises(ConfigError, match="multiples of"):
@@ -63,7 +101,7 @@ class TestEveryModel:
 
     def test_every_weight_gets_a_finite_gradient(self, example: Example) -> None:
         model = seeded(example.config)
-        model(image_of(example.patches[-1])).square().mean().backward()
+        cost(model, image_of(example.patches[-1])).backward()
         for name, weight in model.named_parameters():
             assert weight.grad is not None, name
             assert torch.isfinite(weight.grad).all(), name
@@ -90,7 +128,7 @@ class TestEveryModel:
         image = image_of(example.patches[-1])
         for model in (plain, frugal):
             model.train()
-            model(image).square().mean().backward()
+            cost(model, image).backward()
         for (name, a), (other, b) in zip(
             plain.named_parameters(), frugal.named_parameters(), strict=True
         ):
@@ -101,8 +139,8 @@ class TestEveryModel:
         model = seeded(example.config).to(memory_format=torch.channels_last_3d)
         image = image_of(example.patches[0]).contiguous(memory_format=torch.channels_last_3d)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            logits = model(image)
-        assert torch.isfinite(logits).all()
+            levels = all_logits(model, image)
+        assert all(torch.isfinite(logits).all() for logits in levels)
 
 
 def test_recomputing_really_drops_activations() -> None:
