@@ -148,6 +148,23 @@ class SharedStudy:
             )
         return cls(storage, study, space)
 
+    @staticmethod
+    def names(storage: StudyStorage) -> list[str]:
+        """Names of all studies in a storage."""
+        database = storage.connect()
+        with storage.in_plain_words():
+            return optuna.study.get_all_study_names(database)
+
+    def keep(self, name: str, value: Any) -> None:
+        """Keep something about the study, as JSON."""
+        with self.storage.in_plain_words():
+            self.study.set_user_attr(name, value)
+
+    def kept(self, name: str, default: Any = None) -> Any:
+        """What :meth:`keep` kept."""
+        with self.storage.in_plain_words():
+            return self.study.user_attrs.get(name, default)
+
     @property
     def uid(self) -> str:
         """Told apart from an earlier study of the same name in another storage."""
