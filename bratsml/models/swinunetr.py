@@ -23,6 +23,7 @@ class SwinUNETRConfig(Config):
         feature_size: Width of the first stage, a multiple of 12 (split over 3 to 24 heads).
         drop_rate: Dropout after the projections, 0 to 1.
         drop_path: Stochastic depth, 0 to 1.
+        use_v2: A residual convolution before each stage (SwinUNETR-V2, He et al. 2023).
         checkpointing: Recompute activations in the backward pass: less memory, more time.
     """
 
@@ -30,6 +31,7 @@ class SwinUNETRConfig(Config):
     feature_size: int = Field(default=24, ge=12)
     drop_rate: float = Field(default=0.0, ge=0.0, lt=1.0)
     drop_path: float = Field(default=0.0, ge=0.0, lt=1.0)
+    use_v2: bool = False
     checkpointing: bool = False
 
     @field_validator("feature_size")
@@ -60,4 +62,5 @@ class SwinUNETRConfig(Config):
             drop_rate=self.drop_rate,
             dropout_path_rate=self.drop_path,
             use_checkpoint=self.checkpointing,
+            use_v2=self.use_v2,
         )

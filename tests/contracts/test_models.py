@@ -49,6 +49,11 @@ EXAMPLES = [
         id="swinunetr",
         marks=pytest.mark.slow,
     ),
+    pytest.param(
+        Example(SwinUNETRConfig(feature_size=12, use_v2=True), ((64, 32, 32),), (48, 32, 32)),
+        id="swinunetr-v2",
+        marks=pytest.mark.slow,
+    ),
 ]
 
 

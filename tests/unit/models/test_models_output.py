@@ -71,3 +71,11 @@ def test_unet_wants_one_stride_between_stages() -> None:
 def test_swinunetr_wants_a_feature_size_of_twelves() -> None:
     with pytest.raises(ValueError, match="multiple of 12"):
         SwinUNETRConfig(feature_size=20)
+
+
+def test_swinunetr_v2_adds_a_residual_block_before_each_of_the_four_stages() -> None:
+    plain = SwinUNETRConfig(feature_size=12).build(4, 3)
+    second = SwinUNETRConfig(feature_size=12, use_v2=True).build(4, 3)
+    # two 3-cubed convolutions without bias, of 12 channels and then twice as many each time
+    added = sum(2 * 27 * (12 * 2**stage) ** 2 for stage in range(4))
+    assert count_parameters(second) - count_parameters(plain) == added
