@@ -145,6 +145,36 @@ def predict(
     )
 
 
+@app.command()
+def evaluate(
+    predictions: Annotated[str, typer.Option(help="Folder of predicted label maps.")] = "",
+    references: Annotated[str, typer.Option(help="Folder of cases, or of label maps.")] = "",
+    rule: Annotated[str, typer.Option(help="Lesion-wise rule, e.g. brats2023-gli.")] = "",
+    scheme: Annotated[str, typer.Option(help="Label scheme; told by the names if empty.")] = "",
+    regions: Annotated[str, typer.Option(help="Comma-separated; ET,TC,WT if empty.")] = "",
+    reference_map: Annotated[str, typer.Option(help="Values to change on reading: 4=3.")] = "",
+    prediction_map: Annotated[str, typer.Option(help="Values to change on reading: 4=3.")] = "",
+    compare_by_index: Annotated[
+        bool, typer.Option("--compare-by-index", help="Compare though the affines differ.")
+    ] = False,
+    workers: Annotated[int, typer.Option(help="Processes; 0 for one per core.")] = 0,
+) -> None:
+    """Score label maps against references, whole regions and lesion by lesion."""
+    from bratsml.workflows.evaluate import evaluate as work
+
+    work(
+        predictions,
+        references,
+        rule=rule,
+        scheme=scheme,
+        regions=regions,
+        reference_map=reference_map,
+        prediction_map=prediction_map,
+        compare_by_index=compare_by_index,
+        workers=workers or None,
+    )
+
+
 @app.command("tune-postprocess")
 def tune_postprocess(
     run: Annotated[str, typer.Option(help="Id of a cv run; the latest finished if empty.")] = "",

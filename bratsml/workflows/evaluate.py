@@ -1,0 +1,309 @@
+"""``evaluate``: a folder of predicted label maps against references, by a rule or plain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.progress import Progress
+
+from bratsml.data.cases import discover_cases
+from bratsml.data.label_files import find_label_files
+from bratsml.data.nifti import read_volume
+from bratsml.data.pool import run_each, usable_cores
+from bratsml.data.prepare import prepare_case
+from bratsml.data.recipes import NativeRecipe
+from bratsml.data.rejected import write_rejected
+from bratsml.errors import BratsmlError, ConfigError, DataError
+from bratsml.evaluation.evaluate import case_table, dice_by_region, summarize
+from bratsml.evaluation.predictions import Pair, Scored, ScoringConfig, score_pair
+from bratsml.evaluation.summary import lost_by_kind, summary_table, worst_cases
+from bratsml.figures.curves import table_figure
+from bratsml.figures.evaluation import distribution_figure, lost_figure, volume_figure
+from bratsml.figures.overlay import overlay_figure
+from bratsml.files import write_text
+from bratsml.labels import DEFAULT_REGIONS, LabelScheme, get_scheme
+from bratsml.metrics import METRIC_VERSION
+from bratsml.metrics.rules import get_rule
+from bratsml.tracking.mlflow_tracker import open_run
+from bratsml.tracking.store import project_root
+from bratsml.tracking.tracker import Tracker
+from bratsml.workflows.compare import print_table
+from bratsml.workflows.console import console, say, warn
+from bratsml.workflows.view import say_how_to_view
+
+SHOWN_PROBLEMS = 10
+NUM_OVERLAYS = 3
+SHOWN_METRICS = ("dice", "hd95_mm", "lesion_dice", "lesion_hd95_mm")
+
+
+def evaluate(
+    predictions: str,
+    references: str,
+    *,
+    rule: str = "",
+    scheme: str = "",
+    regions: str = "",
+    reference_map: str = "",
+    prediction_map: str = "",
+    compare_by_index: bool = False,
+    workers: int | None = None,
+) -> str:
+    """Score every case of ``references``; returns the id of the run that holds the report.
+
+    Args:
+        predictions: Folder of label maps; cases without one are scored as missing, and so are those
+            whose file cannot be used.
+        references: Folder of cases or of label maps alone.
+        rule: Lesion-wise rule, e.g. ``brats2023-gli``; whole regions are scored in any case.
+        scheme: Label scheme of both after mapping; by default what the reference's names imply.
+        regions: Separated by commas; by default the rule's, or ET, TC, WT.
+        reference_map, prediction_map: Values to change on reading, as ``4=3,2=1``.
+        compare_by_index: Compare by voxel although the affines differ.
+        workers: Processes; one per core by default.
+
+    Raises:
+        ConfigError: An unknown rule, scheme or region; or the rule needs regions the scheme lacks.
+        DataError: A folder holds nothing, or no case has a prediction.
+    """
+    if not predictions or not references:
+        raise ConfigError("evaluate needs predictions=FOLDER and references=FOLDER")
+    files = find_label_files(Path(references))
+    predicted = find_label_files(Path(predictions))
+    config = _scoring(
+        Path(references), rule, scheme, regions, reference_map, prediction_map, compare_by_index
+    )
+    if not files.keys() & predicted.keys():
+        raise DataError(
+            predictions, "", "no prediction has the name of a case", f"e.g. {next(iter(files))}"
+        )
+    for extra in sorted(predicted.keys() - files.keys())[:SHOWN_PROBLEMS]:
+        warn(f"{extra} is predicted but has no reference; it is not scored")
+    pairs = [Pair(case, path, predicted.get(case), config) for case, path in files.items()]
+    root = project_root()
+    tracker = open_run(
+        command="evaluate",
+        experiment_name="bratsml",
+        run_name=f"evaluate {Path(predictions).name}",
+        fingerprint="",
+        root=root,
+        fork=True,
+    )
+    try:
+        _evaluate(pairs, config, tracker, root, Path(references), workers or usable_cores())
+    except BaseException as error:
+        tracker.set_tags({"bratsml.error": str(error)[:500] or type(error).__name__})
+        tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        raise
+    tracker.finish("FINISHED")
+    say_how_to_view(root, tracker)
+    return tracker.run_id
+
+
+def _scoring(
+    references: Path,
+    rule: str,
+    scheme: str,
+    regions: str,
+    reference_map: str,
+    prediction_map: str,
+    compare_by_index: bool,
+) -> ScoringConfig:
+    name = scheme or (get_rule(rule).label_scheme if reference_map and rule else "")
+    labels = get_scheme(name) if name else _implied_scheme(references)
+    wanted = tuple(part.strip() for part in regions.split(",") if part.strip())
+    chosen = get_rule(rule).regions if rule else wanted or _default_regions(labels)
+    missing = sorted({*chosen} - labels.regions.keys())
+    if missing:
+        what = f"rule {rule}" if rule else "the evaluation"
+        raise ConfigError(
+            f"{what} needs region {missing[0]}, which label scheme {labels.name} does not define "
+            f"({', '.join(labels.regions)}); map the values with --reference-map and "
+            "--prediction-map, or use another rule"
+        )
+    return ScoringConfig(
+        scheme=labels.name,
+        regions=chosen,
+        rule=rule,
+        reference_map=_mapping("reference-map", reference_map),
+        prediction_map=_mapping("prediction-map", prediction_map),
+        compare_by_index=compare_by_index,
+    )
+
+
+def _implied_scheme(references: Path) -> LabelScheme:
+    try:
+        return discover_cases(references, need_labels=False).scheme()
+    except DataError as error:
+        raise ConfigError(
+            f"the meaning of the labels in {references.name} is not told by case names; "
+            "give scheme=NAME, e.g. brats2023"
+        ) from error
+
+
+def _default_regions(scheme: LabelScheme) -> tuple[str, ...]:
+    return (
+        DEFAULT_REGIONS if set(DEFAULT_REGIONS) <= scheme.regions.keys() else tuple(scheme.regions)
+    )
+
+
+def _mapping(name: str, text: str) -> dict[int, int]:
+    """``4=3,2=1`` as a mapping."""
+    try:
+        pairs = [part.split("=") for part in text.replace(" ", "").split(",") if part]
+        return {int(old): int(new) for old, new in pairs}
+    except ValueError:
+        raise ConfigError(f"{name} must look like 4=3,2=1, received {text!r}") from None
+
+
+def _evaluate(
+    pairs: list[Pair],
+    config: ScoringConfig,
+    tracker: Tracker,
+    root: Path,
+    references: Path,
+    workers: int,
+) -> None:
+    tracker.log_params(
+        {
+            "evaluate.rule": config.rule or "none",
+            "evaluate.label_scheme": config.scheme,
+            "evaluate.compare_by_index": config.compare_by_index,
+            "evaluate.empty": config.evaluation.empty,
+            "metric_version": METRIC_VERSION,
+            "num_cases": len(pairs),
+        }
+    )
+    scored = _score_all(pairs, workers)
+    problems = [one.problem for one in scored if one.problem is not None]
+    _tell_problems(problems)
+    rows = [row for one in scored for row in one.rows]
+    if not rows:
+        raise DataError(references.name, "", "no reference could be read", "see the warnings above")
+    table = case_table(rows)
+    summary = summary_table(table)
+    print_table(
+        summary[summary["metric"].isin(SHOWN_METRICS)],
+        f"{table['case'].nunique()} cases, rule {config.rule or 'none'}, metrics {METRIC_VERSION}",
+    )
+    worst = worst_cases(table)
+    print_table(worst, "Worst cases by mean Dice over regions")
+    num_missing = int(table.drop_duplicates("case")["missing"].sum())
+    if num_missing:
+        say(f"{num_missing} of {table['case'].nunique()} cases are scored as missing")
+    tracker.log_metrics(summarize(table, "eval") | _lesion_means(table), step=0)
+    tracker.log_table(table, "scores/evaluation")
+    tracker.log_table(summary, "scores/summary")
+    _log_problems(problems, tracker, root)
+    tracker.log_figure(_report(table, summary, worst), "evaluation")
+    _log_overlays(pairs, config, references, table, worst, tracker)
+    tracker.describe(_description(summary, config, num_missing))
+
+
+def _score_all(pairs: list[Pair], workers: int) -> list[Scored]:
+    """Every case scored, in the order of the pairs; a broken file does not stop the others."""
+    found: dict[str, Scored] = {}
+    with Progress(console=console) as progress:
+        task = progress.add_task("cases", total=len(pairs))
+        for scored in run_each(score_pair, pairs, min(workers, len(pairs)), lambda p: p.case_id):
+            found[scored.case_id] = scored
+            progress.advance(task)
+    return [found[pair.case_id] for pair in pairs]
+
+
+def _tell_problems(problems: list[DataError]) -> None:
+    for problem in problems[:SHOWN_PROBLEMS]:
+        warn(str(problem))
+    if len(problems) > SHOWN_PROBLEMS:
+        warn(f"and {len(problems) - SHOWN_PROBLEMS} more, all in problems.csv")
+
+
+def _log_problems(problems: list[DataError], tracker: Tracker, root: Path) -> None:
+    if problems:
+        path = root / "outputs" / f"evaluate-{tracker.run_id[:8]}" / "problems.csv"
+        write_text(path, "")
+        write_rejected(path, problems)
+        tracker.log_file(path)
+
+
+def _lesion_means(table: pd.DataFrame) -> dict[str, float]:
+    """Means of the rule's columns for the run: ``eval/lesion_dice/ET`` and so on."""
+    names = [name for name in table.columns if name.startswith(("lesion_", "rule_", "num_"))]
+    return {
+        f"eval/{name}/{region}": float(mean)
+        for name in names
+        for region, mean in table.groupby("region", sort=False)[name].mean().items()
+    }
+
+
+def _report(table: pd.DataFrame, summary: pd.DataFrame, worst: pd.DataFrame) -> list[object]:
+    figures: list[object] = [
+        distribution_figure(table, metric, metric)
+        for metric in ("dice", "hd95_mm", "lesion_dice")
+        if metric in table
+    ]
+    figures += [volume_figure(table), lost_figure(lost_by_kind(table))]
+    figures += [
+        table_figure(summary, "Summary over cases"),
+        table_figure(worst, "Worst cases by mean Dice over regions"),
+    ]
+    return figures
+
+
+def _log_overlays(
+    pairs: list[Pair],
+    config: ScoringConfig,
+    references: Path,
+    table: pd.DataFrame,
+    worst: pd.DataFrame,
+    tracker: Tracker,
+) -> None:
+    """Pictures of the worst predicted cases, where the references come with images."""
+    try:
+        cases = {case.id: case for case in discover_cases(references, need_labels=True).cases}
+    except DataError:
+        return
+    scheme = get_scheme(config.scheme)
+    by_id = {pair.case_id: pair for pair in pairs}
+    predicted = [c for c in worst["case"] if c in cases and by_id[c].prediction is not None]
+    for place, case_id in enumerate(predicted[:NUM_OVERLAYS], start=1):
+        path = by_id[case_id].prediction
+        assert path is not None
+        try:
+            prepared = prepare_case(cases[case_id], NativeRecipe(), scheme)
+            label_map = np.asarray(read_volume(path, case_id).data).astype(np.uint8)
+        except BratsmlError:
+            continue  # told already, when it was scored
+        meta = prepared.meta
+        if meta.resampled_shape is not None or prepared.label is None:
+            continue  # the picture needs the prediction voxel by voxel
+        turned = meta.crop_box.crop(meta.reorientation.apply(label_map))
+        reference = scheme.region_stack(np.asarray(prepared.label), config.regions)
+        ours = scheme.region_stack(turned.astype(np.uint8), config.regions)
+        figure = overlay_figure(
+            np.asarray(prepared.image, dtype=np.float32),
+            reference,
+            ours,
+            config.regions,
+            f"{place}. worst: {case_id}",
+            dice_by_region(table, case_id),
+            meta.stored_spacing_mm,
+        )
+        tracker.log_figure(figure, f"overlays/worst_{place}_{case_id}")
+
+
+def _description(summary: pd.DataFrame, config: ScoringConfig, num_missing: int) -> str:
+    lines = [
+        f"Rule: {config.rule or 'none (whole regions)'}; labels: {config.scheme}; "
+        f"metrics: {METRIC_VERSION}; {num_missing} cases scored as missing.",
+        "",
+        "| metric | region | cases | mean | 95 % interval | median |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in summary[summary["metric"].isin(SHOWN_METRICS)].to_dict("records"):
+        lines.append(
+            f"| {row['metric']} | {row['region']} | {row['cases']} | {row['mean']:.4f} | "
+            f"{row['low95']:.4f} to {row['high95']:.4f} | {row['median']:.4f} |"
+        )
+    return "\n".join(lines)
