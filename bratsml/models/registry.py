@@ -7,11 +7,14 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
+from bratsml.models.dynunet import DynUNetConfig
 from bratsml.models.mednext import MedNeXtConfig
 from bratsml.models.swinunetr import SwinUNETRConfig
 from bratsml.models.unet import UNetConfig
 
-ModelConfig = Annotated[UNetConfig | SwinUNETRConfig | MedNeXtConfig, Field(discriminator="kind")]
+ModelConfig = Annotated[
+    UNetConfig | SwinUNETRConfig | MedNeXtConfig | DynUNetConfig, Field(discriminator="kind")
+]
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -12,6 +12,7 @@ from torch import nn
 
 from bratsml.config import with_overrides
 from bratsml.errors import ConfigError
+from bratsml.models.dynunet import DynUNetConfig
 from bratsml.models.mednext import MedNeXtConfig
 from bratsml.models.swinunetr import SwinUNETRConfig
 from bratsml.models.unet import UNetConfig
@@ -32,6 +33,22 @@ EXAMPLES = [
     pytest.param(
         Example(UNetConfig(channels=(4, 8), strides=(2,), res_units=0), ((4, 4, 4),), (3, 4, 4)),
         id="unet-plain",
+    ),
+    pytest.param(
+        Example(
+            DynUNetConfig(planned_patch=(16, 16, 8), width=2), ((8, 4, 4), (4, 12, 8)), (8, 6, 4)
+        ),
+        id="dynunet",
+    ),
+    pytest.param(
+        Example(
+            DynUNetConfig(
+                planned_patch=(32, 32, 16), width=2, encoder="residual", deep_supervision=True
+            ),
+            ((16, 8, 8), (16, 16, 4)),
+            (8, 12, 4),
+        ),
+        id="dynunet-residual-deep-supervision",
     ),
     pytest.param(
         Example(MedNeXtConfig(width=4), ((32, 16, 16), (16, 48, 32)), (24, 32, 32)), id="mednext"
