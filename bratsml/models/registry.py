@@ -9,11 +9,13 @@ from torch import nn
 
 from bratsml.models.dynunet import DynUNetConfig
 from bratsml.models.mednext import MedNeXtConfig
+from bratsml.models.segresnet import SegResNetConfig
 from bratsml.models.swinunetr import SwinUNETRConfig
 from bratsml.models.unet import UNetConfig
 
 ModelConfig = Annotated[
-    UNetConfig | SwinUNETRConfig | MedNeXtConfig | DynUNetConfig, Field(discriminator="kind")
+    UNetConfig | SwinUNETRConfig | MedNeXtConfig | DynUNetConfig | SegResNetConfig,
+    Field(discriminator="kind"),
 ]
 
 

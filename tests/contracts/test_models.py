@@ -14,6 +14,7 @@ from bratsml.config import with_overrides
 from bratsml.errors import ConfigError
 from bratsml.models.dynunet import DynUNetConfig
 from bratsml.models.mednext import MedNeXtConfig
+from bratsml.models.segresnet import SegResNetConfig
 from bratsml.models.swinunetr import SwinUNETRConfig
 from bratsml.models.unet import UNetConfig
 
@@ -60,6 +61,18 @@ EXAMPLES = [
             (8, 16, 32),
         ),
         id="mednext-deep-supervision",
+    ),
+    pytest.param(
+        Example(SegResNetConfig(width=2, blocks=(1, 2)), ((4, 2, 2), (6, 8, 4)), (3, 4, 4)),
+        id="segresnet",
+    ),
+    pytest.param(
+        Example(
+            SegResNetConfig(width=2, blocks=(1, 1, 2), deep_supervision=True),
+            ((8, 4, 4),),
+            (6, 4, 4),
+        ),
+        id="segresnet-deep-supervision",
     ),
     pytest.param(
         Example(SwinUNETRConfig(feature_size=12), ((64, 32, 32),), (48, 32, 32)),
