@@ -20,7 +20,7 @@ SUPERVISED = 4
 class SegResNetConfig(Config):
     """Pre-activated residual blocks, the encoder deeper than the decoder.
 
-    The paper's autoencoder branch is left out, as Auto3DSeg does, and its group norm is instance norm.
+    As in Auto3DSeg without the paper's autoencoder branch, and with instance norm for group norm.
 
     Attributes:
         width: Channels of the first stage, doubled at each.
