@@ -82,9 +82,17 @@ def elements(mask, spacing):
     return (codes != 0) & (codes != 255), areas.numpy().astype(float)[codes]
 
 
+def cut(first, second):
+    """Both masks in the smallest box around both, as surface-distance does."""
+    inside = np.argwhere(first | second)
+    box = tuple(slice(a, b + 1) for a, b in zip(inside.min(0), inside.max(0), strict=True))
+    return first[box], second[box]
+
+
 def hd95(first, second, spacing):
     if not (first.any() and second.any()):
         return math.inf
+    first, second = cut(first, second)
     (edges1, areas1), (edges2, areas2) = elements(first, spacing), elements(second, spacing)
     return max(
         percentile(ndimage.distance_transform_edt(~edges2, spacing)[edges1], areas1[edges1]),
@@ -101,6 +109,7 @@ def percentile(distances, areas):
 def nsd(first, second, spacing, tolerance):
     if not (first.any() and second.any()):
         return 0.0
+    first, second = cut(first, second)
     rims = [mask & ~ndimage.binary_erosion(mask) for mask in (first, second)]
     shares = [
         (ndimage.distance_transform_edt(~other, spacing)[rim] <= tolerance).mean()
