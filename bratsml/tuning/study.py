@@ -8,6 +8,7 @@ one worker at a time and the number of trials is exact.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 import uuid
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from bratsml.config import flatten
@@ -260,8 +261,8 @@ class SharedStudy:
         self.note(number, BEAT, beats + 1)
 
     def note(self, number: int, name: str, value: Any) -> None:
-        """Keep something about a trial, as JSON."""
-        with self.storage.in_plain_words():
+        """Keep something about a trial, as JSON; one that has ended stays as it is."""
+        with self.storage.in_plain_words(), contextlib.suppress(UpdateFinishedTrialError):
             self._database.set_trial_user_attr(self._id(number), name, value)
 
     def noted(self, number: int, name: str, default: Any = None) -> Any:
@@ -271,7 +272,7 @@ class SharedStudy:
 
     def report(self, number: int, step: int, value: float) -> None:
         """Report the objective as estimated so far; a step reported before is left as it was."""
-        with self.storage.in_plain_words():
+        with self.storage.in_plain_words(), contextlib.suppress(UpdateFinishedTrialError):
             if step not in self._trial(number).intermediate_values:
                 self._database.set_trial_intermediate_value(self._id(number), step, float(value))
 
@@ -291,7 +292,7 @@ class SharedStudy:
 
     def tell(self, number: int, result: Result) -> None:
         """Record how a trial ended; one that has ended already is left alone."""
-        with self.storage.in_plain_words():
+        with self.storage.in_plain_words(), contextlib.suppress(UpdateFinishedTrialError):
             if self._trial(number).state.is_finished():
                 return
             for name, value in {

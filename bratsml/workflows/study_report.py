@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 
@@ -47,7 +49,7 @@ class StudyReport:
         except ResourceError:
             return  # the storage is busy or away; looked at again soon
         ended = table[~table["outcome"].isin(["queued", "running"])]
-        for _, row in ended[~ended["trial"].isin(self.told)].iterrows():
+        for row in ended[~ended["trial"].isin(self.told)].to_dict("records"):
             self.told.add(int(row["trial"]))
             self._tell(row, table)
             self._log_progress(ended)
@@ -75,7 +77,7 @@ class StudyReport:
         if figures and kind == "trial":
             self.tracker.log_figure(figures, "study/figures")
 
-    def _tell(self, row: pd.Series, table: pd.DataFrame) -> None:
+    def _tell(self, row: dict[Hashable, Any], table: pd.DataFrame) -> None:
         score = row[self.record.objectives[0]]
         shown = f"Dice {score:.4f}" if row["outcome"] == "complete" else str(row["outcome"])
         settings = ", ".join(

@@ -339,8 +339,8 @@ def run_trial(job: TrialJob, oracle: Oracle | None) -> None:
             raise
         write_json(outcome, asdict(result))
     close(result, study, job.number, tracker)
-    for checkpoints in folder.glob("fold_*/checkpoints"):
-        shutil.rmtree(checkpoints, ignore_errors=True)  # the best one is kept with its run
+    for heavy in (*folder.glob("fold_*/checkpoints"), *folder.glob("fold_*/probabilities")):
+        shutil.rmtree(heavy, ignore_errors=True)  # the best checkpoint is kept with its run
     said = ", ".join(f"{value:.4f}" for value in result.values) or result.reason
     say(f"{name}: {result.word} {said}")
 
