@@ -158,6 +158,7 @@ def evaluate(
         bool, typer.Option("--compare-by-index", help="Compare though the affines differ.")
     ] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0 for one per core.")] = 0,
+    run: Annotated[str, typer.Option(help="A finished cv run instead: out of fold.")] = "",
 ) -> None:
     """Score label maps against references, whole regions and lesion by lesion."""
     from bratsml.workflows.evaluate import evaluate as work
@@ -172,6 +173,7 @@ def evaluate(
         prediction_map=prediction_map,
         compare_by_index=compare_by_index,
         workers=workers or None,
+        run=run,
     )
 
 
@@ -179,7 +181,7 @@ def evaluate(
 def tune_postprocess(
     run: Annotated[str, typer.Option(help="Id of a cv run; the latest finished if empty.")] = "",
     data: Annotated[str, typer.Option(help="Data of that run; as recorded if empty.")] = "",
-    metric: Annotated[str, typer.Option(help="dice or iou.")] = "dice",
+    metric: Annotated[str, typer.Option(help="dice, iou or lesion_dice.")] = "dice",
 ) -> None:
     """Choose thresholds and clean-up on out-of-fold probabilities, cross-fitted."""
     from bratsml.workflows.tune_postprocess import tune_postprocess as work

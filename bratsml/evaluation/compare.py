@@ -21,7 +21,12 @@ from bratsml.errors import DataError
 from bratsml.evaluation.intervals import bootstrap_mean
 
 Verdict = Literal["first is better", "second is better", "tie", "too few to tell"]
-HIGHER_IS_BETTER: Mapping[str, bool] = {"dice": True, "hd95_mm": False}
+HIGHER_IS_BETTER: Mapping[str, bool] = {
+    "dice": True,
+    "hd95_mm": False,
+    "lesion_dice": True,
+    "lesion_hd95_mm": False,
+}
 """Metrics that are compared, by their column in a case x region table."""
 
 ALPHA = 0.05

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from bratsml.metrics.lesions import RegionScore, missing_case, score_lesions
 from bratsml.metrics.lost_points import lost_points
 from bratsml.metrics.rules import Rule, get_rule
 
-Masks = npt.NDArray[np.bool_]
+AnyT = TypeVar("AnyT", bound=np.generic)
 
 
 class ScoringConfig(Config):
@@ -90,7 +90,7 @@ def score_pair(pair: Pair) -> Scored:
         except DataError as error:
             problem = error
     spacing_mm = spacing_mm_of(volume.affine)
-    rows = _rows(pair.case_id, prediction, reference, spacing_mm, scheme, config)
+    rows = score_label_maps(pair.case_id, prediction, reference, spacing_mm, config)
     return Scored(pair.case_id, tuple(rows), problem)
 
 
@@ -117,23 +117,33 @@ def _read_prediction(path: Path, reference: Volume, pair: Pair, scheme: LabelSch
 def _label_map(
     volume: Volume, path: Path, case_id: str, scheme: LabelScheme, mapping: Mapping[int, int]
 ) -> LabelMap:
-    data = volume.data
-    if mapping:
-        mapped = data.copy()
-        for value, new in mapping.items():
-            mapped[data == value] = new
-        data = mapped
-    return checked_label_map(data, path.name, case_id, scheme)
+    return checked_label_map(mapped(volume.data, mapping), path.name, case_id, scheme)
 
 
-def _rows(
+def mapped(data: npt.NDArray[AnyT], mapping: Mapping[int, int]) -> npt.NDArray[AnyT]:
+    """A volume with values changed, each once and by what it was; itself without a mapping."""
+    if not mapping:
+        return data
+    changed = data.copy()
+    for value, new in mapping.items():
+        changed[data == value] = new
+    return changed
+
+
+def score_label_maps(
     case_id: str,
     prediction: LabelMap | None,
     reference: LabelMap,
     spacing_mm: Spacing,
-    scheme: LabelScheme,
     config: ScoringConfig,
 ) -> list[dict[str, Any]]:
+    """Rows of one case: whole regions, where points are lost, and the rule's scores.
+
+    Args:
+        prediction: Shape ``(X, Y, Z)`` in the scheme's values; ``None`` scores the case as missing.
+        reference: Same shape.
+    """
+    scheme = get_scheme(config.scheme)
     missing = prediction is None
     given = np.zeros_like(reference) if prediction is None else prediction
     ours, theirs = (scheme.region_stack(m, config.regions) for m in (given, reference))

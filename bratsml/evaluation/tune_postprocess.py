@@ -6,8 +6,8 @@ are handed out at the end are chosen on everything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bratsml.config import Config
+from bratsml.geometry import Spacing
 from bratsml.inference.postprocess import (
     DropIfSmall,
     MinComponent,
@@ -25,11 +26,13 @@ from bratsml.inference.postprocess import (
     postprocess,
 )
 from bratsml.metrics.empty import EmptyPolicy
+from bratsml.metrics.lesions import RegionScore, score_lesions
 from bratsml.metrics.overlap import dice
+from bratsml.metrics.rules import get_rule
 
 Masks = npt.NDArray[np.bool_]
 Probabilities = npt.NDArray[np.float32]
-Metric = Literal["dice", "iou"]
+Metric = Literal["dice", "iou", "lesion_dice"]
 
 
 class TuneConfig(Config):
@@ -37,13 +40,15 @@ class TuneConfig(Config):
 
     Attributes:
         metric: Mean over cases that is made as large as possible.
+        rule: Of ``lesion_dice``; lesions of a region are then taken without regard to others.
         thresholds: Probabilities above which a voxel belongs to the region.
         min_component_voxels: Components of fewer voxels are dropped.
         drop_if_small_voxels: The innermost region is emptied below as many voxels in all.
     """
 
     metric: Metric = "dice"
-    thresholds: tuple[float, ...] = (0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8)
+    rule: str = "brats2023-gli"
+    thresholds: tuple[float, ...] = (0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8, 0.1, 0.9)
     min_component_voxels: tuple[int, ...] = (1, 10, 50, 200, 1000)
     drop_if_small_voxels: tuple[int, ...] = (1, 50, 200, 500)
 
@@ -82,6 +87,7 @@ def score_settings(
     regions: Regions,
     config: TuneConfig,
     policy: EmptyPolicy,
+    spacing_mm: Spacing = (1.0, 1.0, 1.0),
 ) -> CaseScores:
     """Score every setting of every region on one case.
 
@@ -92,18 +98,17 @@ def score_settings(
     scores = {}
     for name in regions.names:
         place = regions.index(name)
+        score = _scorer(name, reference[place], spacing_mm, config, policy)
+        nothing = score(np.zeros_like(reference[place]))
+        # settings come in the order of settings_of
+        small = (1,) if regions.inner[name] else config.drop_if_small_voxels
         found = []
         for threshold in config.thresholds:
             mask = probabilities[place] > threshold
             numbered, sizes = components(mask)
             for min_component in config.min_component_voxels:
                 kept = mask if min_component <= 1 else (sizes >= min_component)[numbered] & mask
-                count = int(kept.sum())
-                value = _score(kept, reference[place], config.metric, policy)
-                nothing = _score(np.zeros_like(kept), reference[place], config.metric, policy)
-                # the settings of one region come in this order, see settings_of
-                innermost = not regions.inner[name]
-                small = config.drop_if_small_voxels if innermost else (1,)
+                value, count = score(kept), int(kept.sum())
                 found += [value if count >= voxels else nothing for voxels in small]
         scores[name] = np.array(found)
     return CaseScores(case_id, scores)
@@ -164,8 +169,31 @@ def apply(
     return postprocess(probabilities > 0.5, probabilities, regions, steps)
 
 
-def _score(
-    mask: npt.NDArray[np.bool_], reference: Masks, metric: Metric, policy: EmptyPolicy
-) -> float:
-    value = dice(mask, reference, policy)
-    return value if metric == "dice" else value / (2 - value)
+def _scorer(
+    region: str,
+    reference: Masks,
+    spacing_mm: Spacing,
+    config: TuneConfig,
+    policy: EmptyPolicy,
+) -> Callable[[Masks], float]:
+    """What makes a number of a mask of the region."""
+    if config.metric == "lesion_dice":
+        rule = replace(get_rule(config.rule), regions=(region,), partners=())
+        return lambda mask: (
+            score_lesions({region: mask}, {region: reference}, spacing_mm, rule)[0].lesion_dice
+        )
+    if config.metric == "iou":
+        return lambda mask: _iou_of(dice(mask, reference, policy))
+    return lambda mask: dice(mask, reference, policy)
+
+
+def lesion_score(
+    region: str, mask: Masks, reference: Masks, spacing_mm: Spacing, config: TuneConfig
+) -> RegionScore:
+    """Lesion-wise scores of one region by the configured rule, without regard to other regions."""
+    rule = replace(get_rule(config.rule), regions=(region,), partners=())
+    return score_lesions({region: mask}, {region: reference}, spacing_mm, rule)[0]
+
+
+def _iou_of(value: float) -> float:
+    return value / (2 - value)

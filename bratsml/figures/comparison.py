@@ -6,7 +6,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-UNITS = {"dice": "Dice", "hd95_mm": "HD95 (mm)"}
+UNITS = {
+    "dice": "Dice",
+    "hd95_mm": "HD95 (mm)",
+    "lesion_dice": "lesion-wise Dice",
+    "lesion_hd95_mm": "lesion-wise HD95 (mm)",
+}
 BETTER, WORSE, SAME = "#2b8a3e", "#c92a2a", "#868e96"
 SLOPES_HEIGHT, ROW_HEIGHT, MARGIN_HEIGHT = 460, 44, 150
 

@@ -17,7 +17,7 @@ from bratsml.errors import ConfigError, TrackingError
 from bratsml.evaluation.compare import compare, mean_over_seeds, noise_floor
 from bratsml.evaluation.ranking import permutation_p, rank_results
 from bratsml.evaluation.subgroups import case_changes, subgroup_changes
-from bratsml.figures.comparison import difference_figure, slopes_figure
+from bratsml.figures.comparison import UNITS, difference_figure, slopes_figure
 from bratsml.figures.curves import cell, table_figure
 from bratsml.tracking.mlflow_tracker import open_run
 from bratsml.tracking.runs import RecordedRun, find_run, read_table_artifact
@@ -221,8 +221,8 @@ def _compare_pair(
 
 def sentence(row: Mapping[str, Any], first: str, second: str) -> str:
     """The verdict in words."""
-    unit = " mm" if row["metric"] == "hd95_mm" else ""
-    name = {"dice": "Dice", "hd95_mm": "HD95"}[row["metric"]]
+    unit = " mm" if row["metric"].endswith("_mm") else ""
+    name = UNITS[row["metric"]].removesuffix(" (mm)")
     what = f"{name} {row['region']}: {second} minus {first} is {row['difference']:+.4f}{unit}"
     patients = f"{row['num_patients']} patients"
     interval = f"95 % interval {row['low95']:+.4f} to {row['high95']:+.4f} over {patients}"

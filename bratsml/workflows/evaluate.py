@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,14 @@ from bratsml.data.recipes import NativeRecipe
 from bratsml.data.rejected import write_rejected
 from bratsml.errors import BratsmlError, ConfigError, DataError
 from bratsml.evaluation.evaluate import case_table, dice_by_region, summarize
-from bratsml.evaluation.predictions import Pair, Scored, ScoringConfig, score_pair
+from bratsml.evaluation.predictions import (
+    Pair,
+    Scored,
+    ScoringConfig,
+    mapped,
+    score_label_maps,
+    score_pair,
+)
 from bratsml.evaluation.summary import lost_by_kind, summary_table, worst_cases
 from bratsml.figures.curves import table_figure
 from bratsml.figures.evaluation import distribution_figure, lost_figure, volume_figure
@@ -31,6 +40,7 @@ from bratsml.tracking.store import project_root
 from bratsml.tracking.tracker import Tracker
 from bratsml.workflows.compare import print_table
 from bratsml.workflows.console import console, say, warn
+from bratsml.workflows.out_of_fold import OutOfFold
 from bratsml.workflows.view import say_how_to_view
 
 SHOWN_PROBLEMS = 10
@@ -49,10 +59,12 @@ def evaluate(
     prediction_map: str = "",
     compare_by_index: bool = False,
     workers: int | None = None,
+    run: str = "",
 ) -> str:
     """Score every case of ``references``; returns the id of the run that holds the report.
 
     Args:
+        run: A finished ``cv`` run instead of folders: its out-of-fold predictions are scored.
         predictions: Folder of label maps; cases without one are scored as missing, and so are those
             whose file cannot be used.
         references: Folder of cases or of label maps alone.
@@ -67,8 +79,14 @@ def evaluate(
         ConfigError: An unknown rule, scheme or region; or the rule needs regions the scheme lacks.
         DataError: A folder holds nothing, or no case has a prediction.
     """
+    if run:
+        if predictions or references:
+            raise ConfigError(
+                "evaluate takes either run=ID or predictions and references, not both"
+            )
+        return _evaluate_run(run, rule, regions, reference_map)
     if not predictions or not references:
-        raise ConfigError("evaluate needs predictions=FOLDER and references=FOLDER")
+        raise ConfigError("evaluate needs predictions=FOLDER and references=FOLDER, or run=ID")
     files = find_label_files(Path(references))
     predicted = find_label_files(Path(predictions))
     config = _scoring(
@@ -81,17 +99,51 @@ def evaluate(
     for extra in sorted(predicted.keys() - files.keys())[:SHOWN_PROBLEMS]:
         warn(f"{extra} is predicted but has no reference; it is not scored")
     pairs = [Pair(case, path, predicted.get(case), config) for case, path in files.items()]
+    scored = _score_all(pairs, workers or usable_cores())
+
+    def overlays(table: pd.DataFrame, worst: pd.DataFrame, tracker: Tracker) -> None:
+        _log_overlays(pairs, config, Path(references), table, worst, tracker)
+
+    return _log_evaluation(f"evaluate {Path(predictions).name}", scored, config, overlays)
+
+
+def _evaluate_run(run: str, rule: str, regions: str, label_map: str) -> str:
+    """Score the out-of-fold predictions of a cross-validation, from its kept probabilities."""
+    work = OutOfFold.of(run, "")
+    mapping = _mapping("reference-map", label_map)
+    labels = get_scheme(get_rule(rule).label_scheme) if mapping and rule else work.output.scheme
+    config = _scoring_of(labels, rule, regions)
+    scored = []
+    for fold, case_id in work.cases("cases"):
+        reference = work.store.reference(case_id)
+        assert reference is not None  # a fold was validated on it
+        ours, theirs = (mapped(m, mapping) for m in (work.label_map(fold, case_id), reference))
+        spacing_mm = work.store.meta(case_id).spacing_mm
+        rows = score_label_maps(case_id, ours, theirs, spacing_mm, config)
+        scored.append(Scored(case_id, tuple(rows)))
+    return _log_evaluation(f"evaluate {work.source.name}", scored, config)
+
+
+def _log_evaluation(
+    name: str,
+    scored: Sequence[Scored],
+    config: ScoringConfig,
+    overlays: Callable[[pd.DataFrame, pd.DataFrame, Tracker], None] | None = None,
+) -> str:
+    """Print and log what came out, as a run of its own; returns its id."""
     root = project_root()
     tracker = open_run(
         command="evaluate",
         experiment_name="bratsml",
-        run_name=f"evaluate {Path(predictions).name}",
+        run_name=name,
         fingerprint="",
         root=root,
         fork=True,
     )
     try:
-        _evaluate(pairs, config, tracker, root, Path(references), workers or usable_cores())
+        table, worst = _log_scores(scored, config, tracker, root)
+        if overlays is not None:
+            overlays(table, worst, tracker)
     except BaseException as error:
         tracker.set_tags({"bratsml.error": str(error)[:500] or type(error).__name__})
         tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -112,6 +164,17 @@ def _scoring(
 ) -> ScoringConfig:
     name = scheme or (get_rule(rule).label_scheme if reference_map and rule else "")
     labels = get_scheme(name) if name else _implied_scheme(references)
+    return _scoring_of(
+        labels,
+        rule,
+        regions,
+        reference_map=_mapping("reference-map", reference_map),
+        prediction_map=_mapping("prediction-map", prediction_map),
+        compare_by_index=compare_by_index,
+    )
+
+
+def _scoring_of(labels: LabelScheme, rule: str, regions: str, **more: Any) -> ScoringConfig:
     wanted = tuple(part.strip() for part in regions.split(",") if part.strip())
     chosen = get_rule(rule).regions if rule else wanted or _default_regions(labels)
     missing = sorted({*chosen} - labels.regions.keys())
@@ -122,14 +185,7 @@ def _scoring(
             f"({', '.join(labels.regions)}); map the values with --reference-map and "
             "--prediction-map, or use another rule"
         )
-    return ScoringConfig(
-        scheme=labels.name,
-        regions=chosen,
-        rule=rule,
-        reference_map=_mapping("reference-map", reference_map),
-        prediction_map=_mapping("prediction-map", prediction_map),
-        compare_by_index=compare_by_index,
-    )
+    return ScoringConfig(scheme=labels.name, regions=chosen, rule=rule, **more)
 
 
 def _implied_scheme(references: Path) -> LabelScheme:
@@ -157,14 +213,10 @@ def _mapping(name: str, text: str) -> dict[int, int]:
         raise ConfigError(f"{name} must look like 4=3,2=1, received {text!r}") from None
 
 
-def _evaluate(
-    pairs: list[Pair],
-    config: ScoringConfig,
-    tracker: Tracker,
-    root: Path,
-    references: Path,
-    workers: int,
-) -> None:
+def _log_scores(
+    scored: Sequence[Scored], config: ScoringConfig, tracker: Tracker, root: Path
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Print and log tables and report; returns the case x region table and the worst cases."""
     tracker.log_params(
         {
             "evaluate.rule": config.rule or "none",
@@ -172,15 +224,14 @@ def _evaluate(
             "evaluate.compare_by_index": config.compare_by_index,
             "evaluate.empty": config.evaluation.empty,
             "metric_version": METRIC_VERSION,
-            "num_cases": len(pairs),
+            "num_cases": len(scored),
         }
     )
-    scored = _score_all(pairs, workers)
     problems = [one.problem for one in scored if one.problem is not None]
     _tell_problems(problems)
     rows = [row for one in scored for row in one.rows]
     if not rows:
-        raise DataError(references.name, "", "no reference could be read", "see the warnings above")
+        raise DataError("references", "", "none could be read", "see the warnings above")
     table = case_table(rows)
     summary = summary_table(table)
     print_table(
@@ -197,8 +248,8 @@ def _evaluate(
     tracker.log_table(summary, "scores/summary")
     _log_problems(problems, tracker, root)
     tracker.log_figure(_report(table, summary, worst), "evaluation")
-    _log_overlays(pairs, config, references, table, worst, tracker)
     tracker.describe(_description(summary, config, num_missing))
+    return table, worst
 
 
 def _score_all(pairs: list[Pair], workers: int) -> list[Scored]:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import yaml
-from rich.progress import track
 
-from bratsml.config import build_config
-from bratsml.data.folds import Split
-from bratsml.data.store import Store
-from bratsml.errors import ConfigError, TrackingError
+from bratsml.errors import ConfigError
 from bratsml.evaluation.compare import compare
 from bratsml.evaluation.evaluate import case_table, score_case, summarize
-from bratsml.evaluation.kept import load_probabilities
 from bratsml.evaluation.tune_postprocess import (
     CaseScores,
     Metric,
@@ -26,96 +19,23 @@ from bratsml.evaluation.tune_postprocess import (
     apply,
     choose,
     cross_fit,
+    lesion_score,
     score_settings,
     steps_of,
 )
-from bratsml.evaluation.whole_cases import restore_probabilities
-from bratsml.experiment import Experiment
 from bratsml.figures.curves import table_figure
 from bratsml.files import write_text
-from bratsml.inference.postprocess import Regions
-from bratsml.labels import get_scheme
 from bratsml.metrics import METRIC_VERSION
 from bratsml.metrics.empty import POLICIES
-from bratsml.models.output import Output
 from bratsml.tracking.mlflow_tracker import open_run
-from bratsml.tracking.runs import (
-    RecordedRun,
-    find_run,
-    latest_run,
-    read_artifact,
-    read_json_artifact,
-)
-from bratsml.tracking.store import project_root
 from bratsml.tracking.tracker import Tracker
 from bratsml.workflows.compare import main_columns, patient_of, print_table, sentence
-from bratsml.workflows.console import console, say
-from bratsml.workflows.fold import PROBABILITIES_FOLDER
-from bratsml.workflows.request import store_of_run
+from bratsml.workflows.console import say
+from bratsml.workflows.out_of_fold import OutOfFold
 from bratsml.workflows.trained import POSTPROCESS_FILE
 from bratsml.workflows.view import say_how_to_view
 
-METRICS: tuple[Metric, ...] = ("dice", "iou")
-
-
-@dataclass(frozen=True)
-class OutOfFold:
-    """A finished cross-validation, with the probabilities that each fold kept."""
-
-    source: RecordedRun
-    experiment: Experiment
-    store: Store
-    output: Output
-    folds: tuple[tuple[str, ...], ...]
-    root: Path
-
-    @classmethod
-    def of(cls, run: str, data: str) -> OutOfFold:
-        """The named ``cv`` run, or the latest finished one.
-
-        Raises:
-            TrackingError: No such run, or it kept no probabilities.
-            ConfigError: Its data is not known.
-        """
-        root = project_root()
-        source = find_run(run, root) if run else latest_run("cv", root)
-        if not source.children:
-            raise TrackingError(f"run {source.run_id} has no folds; name a finished cv run")
-        tree = read_artifact(
-            source, "experiment.yaml", root, lambda path: yaml.safe_load(path.read_text("utf-8"))
-        )
-        experiment = build_config(Experiment, tree, "experiment.yaml of the run")
-        store = store_of_run(source, data, experiment, root)
-        split = Split.from_tree(read_json_artifact(source, "split.json", root))
-        output = experiment.output.build(get_scheme(store.label_scheme))
-        return cls(source, experiment, store, output, split.folds, root)
-
-    @property
-    def regions(self) -> Regions:
-        """The regions that are scored."""
-        return Regions.of(self.output.scheme, self.output.regions)
-
-    def probabilities(self, fold: int, case_id: str) -> np.ndarray:
-        """Per region ``(R, X, Y, Z)`` on the case's own grid."""
-        child = next((c for c in self.source.children if c.key == f"fold_{fold}"), None)
-        if child is None:
-            raise TrackingError(f"run {self.source.run_id} has no fold {fold}; finish it first")
-        kept = read_artifact(
-            child, f"{PROBABILITIES_FOLDER}/{case_id}.npz", self.root, load_probabilities
-        )
-        whole = restore_probabilities(kept, self.store.meta(case_id), self.output)
-        return self.output.region_probabilities(torch.from_numpy(whole)).numpy()
-
-    def reference(self, case_id: str) -> np.ndarray:
-        """Region masks of the case's own label map."""
-        label_map = self.store.reference(case_id)
-        assert label_map is not None  # a fold was validated on it
-        return self.output.scheme.region_stack(label_map, self.output.regions)
-
-    def cases(self, doing: str) -> Iterator[tuple[int, str]]:
-        """Fold and id of every case, with a progress bar."""
-        pairs = [(fold, case) for fold, cases in enumerate(self.folds) for case in cases]
-        yield from track(pairs, doing, console=console)
+METRICS: tuple[Metric, ...] = ("dice", "iou", "lesion_dice")
 
 
 def tune_postprocess(run: str, data: str, metric: str) -> str:
@@ -162,11 +82,14 @@ def _tune(work: OutOfFold, config: TuneConfig, tracker: Tracker) -> None:
     for fold, case_id in work.cases("scoring settings"):
         probabilities = work.probabilities(fold, case_id)
         reference = work.reference(case_id)
-        scores = score_settings(case_id, probabilities, reference, work.regions, config, policy)
+        spacing_mm = work.store.meta(case_id).spacing_mm
+        scores = score_settings(
+            case_id, probabilities, reference, work.regions, config, policy, spacing_mm
+        )
         folds[fold].append(scores)
     fitted = cross_fit(folds, work.regions, config)
     everything = choose([case for cases in folds for case in cases], work.regions, config)
-    untuned, tuned = _score_both(work, fitted)
+    untuned, tuned = _score_both(work, config, fitted)
     table = compare(untuned, tuned, {case: patient_of(case) for case in untuned["case"]})
     print_table(main_columns(table), "Tuned (second, cross-fitted) against untuned (first)")
     sentences = [sentence(row, "untuned", "tuned") for row in table.to_dict("records")]
@@ -192,23 +115,30 @@ def _tune(work: OutOfFold, config: TuneConfig, tracker: Tracker) -> None:
     )
 
 
-def _score_both(work: OutOfFold, fitted: Sequence[dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _score_both(
+    work: OutOfFold, config: TuneConfig, fitted: Sequence[dict]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Case x region tables without and with the settings that each fold did not choose itself."""
     rows: tuple[list, list] = ([], [])
     for fold, case_id in work.cases("scoring cross-fitted"):
         probabilities, reference = work.probabilities(fold, case_id), work.reference(case_id)
         for place, chosen in enumerate((None, fitted[fold])):
-            rows[place].extend(
-                score_case(
-                    case_id,
-                    apply(probabilities, work.regions, chosen),
-                    reference,
-                    work.output.regions,
-                    work.store.meta(case_id).spacing_mm,
-                    work.experiment.evaluation,
-                )
-            )
+            masks = apply(probabilities, work.regions, chosen)
+            rows[place].extend(_score_case(work, config, case_id, masks, reference))
     return case_table(rows[0]), case_table(rows[1])
+
+
+def _score_case(
+    work: OutOfFold, config: TuneConfig, case_id: str, masks: np.ndarray, reference: np.ndarray
+) -> list[dict[str, Any]]:
+    """Rows of one case; with lesion-wise columns where these are what is tuned."""
+    spacing_mm, names = work.store.meta(case_id).spacing_mm, work.output.regions
+    rows = score_case(case_id, masks, reference, names, spacing_mm, work.experiment.evaluation)
+    if config.metric == "lesion_dice":
+        for row, mask, truth in zip(rows, masks, reference, strict=True):
+            score = lesion_score(row["region"], mask, truth, spacing_mm, config)
+            row |= {"lesion_dice": score.lesion_dice, "lesion_hd95_mm": score.lesion_hd95_mm}
+    return rows
 
 
 def _result_file(run_id: str, metric: str, steps: list[dict]) -> str:

@@ -50,6 +50,17 @@ def test_iou_is_dice_by_its_formula():
     assert scores["WT"][0] == pytest.approx(1 / 2)
 
 
+def test_lesion_wise_a_false_lesion_costs_half():
+    p = np.zeros((3, 12, 5, 5), np.float32)
+    p[2, :4], p[2, 11, 0, 0] = 0.9, 0.9
+    reference = np.zeros((3, 12, 5, 5), bool)
+    reference[2, :4] = True
+    config = CONFIG.model_copy(update={"metric": "lesion_dice"})
+    scores = score_settings("a", p, reference, REGIONS, config, BRATS).scores
+    # one lesion found in full and one false: 1 / 2; without components below 3 voxels: 1
+    np.testing.assert_allclose(scores["WT"], [0.5, 1, 0.5, 1])
+
+
 def case(name: str, **wt: float) -> CaseScores:
     scores = [wt["untuned"], 0.0, wt["low"], 0.0]
     return CaseScores(name, {"ET": np.zeros(8), "TC": np.zeros(4), "WT": np.array(scores)})
