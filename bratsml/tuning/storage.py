@@ -90,6 +90,10 @@ class StudyStorage:
         """
         if self.is_sqlite:
             file = Path(self.url.removeprefix("sqlite:///"))
+            if not file.parent.is_dir():  # the lock would make it
+                raise ResourceError(
+                    f"the folder of the study storage {file.name} is not there; check --storage"
+                )
             try:
                 held = FileLock(f"{file}.lock", timeout=LOCK_SECONDS)
                 held.acquire()
