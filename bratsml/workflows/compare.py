@@ -23,6 +23,7 @@ from bratsml.tracking.mlflow_tracker import open_run
 from bratsml.tracking.runs import RecordedRun, find_run, read_table_artifact
 from bratsml.tracking.store import project_root
 from bratsml.tracking.tracker import Tracker
+from bratsml.workflows.change_pictures import file_name, log_change_pictures
 from bratsml.workflows.console import console, say
 from bratsml.workflows.view import say_how_to_view
 
@@ -203,7 +204,8 @@ def _compare_pair(
     sentences = [sentence(row, first.name, second.name) for row in table.to_dict("records")]
     for line in sentences:
         say(line)
-    tracker.log_table(table, f"pairs/{_file_name(first.name)}__{_file_name(second.name)}")
+    tracker.log_table(table, f"pairs/{file_name(first.name)}__{file_name(second.name)}")
+    log_change_pictures(first.runs[0], second.runs[0], (first.name, second.name), changes, tracker)
     figures = [
         difference_figure(table, first.name, second.name),
         slopes_figure(one, two, (first.name, second.name)),
@@ -267,10 +269,6 @@ def print_table(table: pd.DataFrame, title: str) -> None:
     for row in table.itertuples(index=False):
         shown.add_row(*(cell(value) for value in row))
     console.print(shown)
-
-
-def _file_name(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name)
 
 
 def _plain(content: Any) -> Any:

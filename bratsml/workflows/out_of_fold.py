@@ -16,7 +16,7 @@ from bratsml.data.folds import Split
 from bratsml.data.store import Store
 from bratsml.errors import TrackingError
 from bratsml.evaluation.kept import load_probabilities
-from bratsml.evaluation.whole_cases import label_map_of, restore_probabilities
+from bratsml.evaluation.whole_cases import label_map_of, masks_of, restore_probabilities
 from bratsml.experiment import Experiment
 from bratsml.inference.postprocess import Regions
 from bratsml.labels import LabelMap, get_scheme
@@ -76,14 +76,24 @@ class OutOfFold:
         whole = torch.from_numpy(self._channels(fold, case_id))
         return self.output.region_probabilities(whole).numpy()
 
+    def stored_masks(self, fold: int, case_id: str) -> np.ndarray:
+        """Out-of-fold masks ``(R, X, Y, Z)`` on the grid of the stored image."""
+        return masks_of(self.output, self._kept(fold, case_id), self.experiment.postprocess)
+
+    def fold_of(self, case_id: str) -> int:
+        """The fold that a case was validated in."""
+        return next(number for number, cases in enumerate(self.folds) if case_id in cases)
+
     def _channels(self, fold: int, case_id: str) -> np.ndarray:
+        kept = self._kept(fold, case_id)
+        return restore_probabilities(kept, self.store.meta(case_id), self.output)
+
+    def _kept(self, fold: int, case_id: str) -> np.ndarray:
         child = next((c for c in self.source.children if c.key == f"fold_{fold}"), None)
         if child is None:
             raise TrackingError(f"run {self.source.run_id} has no fold {fold}; finish it first")
-        kept = read_artifact(
-            child, f"{PROBABILITIES_FOLDER}/{case_id}.npz", self.root, load_probabilities
-        )
-        return restore_probabilities(kept, self.store.meta(case_id), self.output)
+        name = f"{PROBABILITIES_FOLDER}/{case_id}.npz"
+        return read_artifact(child, name, self.root, load_probabilities)
 
     def label_map(self, fold: int, case_id: str) -> LabelMap:
         """The case's out-of-fold prediction, post-processed as the experiment says."""
