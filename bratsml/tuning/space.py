@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from optuna.distributions import (
     BaseDistribution,
@@ -23,7 +23,9 @@ from pydantic import Field, model_validator
 
 from bratsml.config import Config, Tree, with_overrides
 from bratsml.errors import ConfigError
-from bratsml.experiment import Experiment
+
+if TYPE_CHECKING:  # an experiment brings torch, which a worker does not need
+    from bratsml.experiment import Experiment
 
 Params = Mapping[str, Any]
 """One point of a space as Optuna stores it: setting names to numbers, truth values or text."""

@@ -167,4 +167,6 @@ def _with_driver(url: str) -> str:
                 "a study in PostgreSQL needs a driver; install one: pip install 'psycopg[binary]'"
             )
         scheme = _DRIVERS[known[0]]
+    elif importlib.util.find_spec(scheme.partition("+")[2]) is None:
+        raise ConfigError(f"the driver of {scheme} is not installed; leave it out of --storage")
     return f"{scheme}://{rest}"

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from bratsml.config import Config, Tree, build_config, with_overrides
-from bratsml.data.folds import Split
-from bratsml.experiment import Experiment
 from bratsml.files import write_json
 from bratsml.tuning.settings import Objective, PrunerConfig, SamplerConfig
 from bratsml.tuning.space import Params, Space
 from bratsml.tuning.storage import StudyStorage
 from bratsml.tuning.study import SharedStudy
+
+if TYPE_CHECKING:  # these bring torch; a worker, which reads the record too, stays small
+    from bratsml.data.folds import Split
+    from bratsml.experiment import Experiment
 
 ORACLE = "bratsml.tuning.memory"
 """Module with ``check_budget`` and ``record_out_of_memory``."""
@@ -77,11 +79,15 @@ class StudyRecord(Config):
     @property
     def base(self) -> Experiment:
         """The experiment that the space changes."""
+        from bratsml.experiment import Experiment
+
         return build_config(Experiment, self.experiment)
 
     @property
     def the_split(self) -> Split:
         """Folds and test cases; a study never opens the latter."""
+        from bratsml.data.folds import Split
+
         return Split.from_tree(self.split)
 
     def open(self) -> SharedStudy:
@@ -91,7 +97,7 @@ class StudyRecord(Config):
             self.name,
             self.space,
             self.pruner,
-            num_steps=self.folds * self.base.train.epochs,
+            num_steps=self.folds * int(self.experiment["train"]["epochs"]),
         )
 
     def experiment_of(self, params: Params) -> Experiment:

@@ -40,13 +40,10 @@ from bratsml.tuning.study import CASES, MEMORY, RUN, Result, SharedStudy, Word
 from bratsml.workflows.console import say
 from bratsml.workflows.fold import RESULT_FILE, SCORES_FILE, FoldWork, describe_setup, run_fold
 from bratsml.workflows.study_hooks import Pruned, ReportHook
+from bratsml.workflows.study_outcome import SMALLEST_EXCESS_GB, close
 from bratsml.workflows.study_record import OUTCOME_FILE, StudyRecord, TrialJob
 
-STATUS: dict[Word, RunStatus] = {"complete": "FINISHED", "failed": "FAILED"}
-"""Of a trial's run; every other outcome is KILLED with the tag PRUNED."""
 PREVIOUS_WAIT_SECONDS = 300
-SMALLEST_EXCESS_GB = 0.1
-"""Constraint of a trial that was predicted to fit and did not."""
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed")
 
 
@@ -297,21 +294,6 @@ def _value(objective: Objective, metrics: Mapping[str, float]) -> float:
     if objective == "dice":
         return metrics.get("oof/dice/mean", 0.0)
     return metrics[f"trial/{objective}"]
-
-
-def close(result: Result, study: SharedStudy, number: int, tracker: Tracker) -> None:
-    """Put the result on the trial's run, end the run, and tell the study, in this order."""
-    status: RunStatus = STATUS.get(result.word, "KILLED")
-    tags: dict[str, str] = {"bratsml.outcome": result.word}
-    if status == "KILLED":
-        tags["PRUNED"] = f"{result.word}: {result.reason}"
-    if status == "FAILED":
-        tags["bratsml.error"] = result.reason
-    tracker.set_tags(tags)
-    if result.reason:
-        tracker.describe(f"Trial {number}: {result.word}. {result.reason}")
-    tracker.finish(status)
-    study.tell(number, result)
 
 
 def run_trial(job: TrialJob, oracle: Oracle | None) -> None:

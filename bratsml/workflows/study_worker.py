@@ -27,9 +27,8 @@ from bratsml.tracking.run_state import HOST, is_process_alive, process_tags, thi
 from bratsml.training.signals import listening
 from bratsml.tuning.study import DEATHS, Claim, Result, SharedStudy, Word
 from bratsml.workflows.console import say
-from bratsml.workflows.fold import PROGRESS_FILE
+from bratsml.workflows.study_outcome import SMALLEST_EXCESS_GB, close
 from bratsml.workflows.study_record import StudyRecord, TrialJob
-from bratsml.workflows.study_trial import SMALLEST_EXCESS_GB, close
 
 BEAT_SECONDS = 20.0
 IDLE_SECONDS = 1.0
@@ -76,7 +75,7 @@ class Worker:
                     self.owner,
                     is_owner_alive,
                     record.sampler,
-                    record.base.seed,
+                    int(record.experiment["seed"]),
                     record.trials,
                     record.deadline,
                 )
@@ -135,6 +134,8 @@ class Worker:
 
 def epochs_done(folder: Path) -> int:
     """Epochs that a trial has behind it, over all its folds."""
+    from bratsml.workflows.fold import PROGRESS_FILE  # brings torch
+
     total = 0
     for path in folder.glob(f"fold_*/{PROGRESS_FILE}"):
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,9 +25,10 @@ from bratsml.tuning.space import Choice, LogUniform, Space
 from bratsml.workflows import study_trial
 from bratsml.workflows.study import check_smallest
 from bratsml.workflows.study_hooks import Pruned, ReportHook
+from bratsml.workflows.study_outcome import close
 from bratsml.workflows.study_plan import Budget, Smaller, StudyPlan, parse
 from bratsml.workflows.study_record import StudyRecord, TrialJob
-from bratsml.workflows.study_trial import Stopped, TrialRun, close, ran_out_of_memory
+from bratsml.workflows.study_trial import Stopped, TrialRun, ran_out_of_memory
 from bratsml.workflows.study_verdict import candidates, decide, rerun_points, tuned_yaml
 
 SPACE = Space(dimensions={"optim.lr": LogUniform(low=1e-5, high=1e-1)})
@@ -384,3 +387,9 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     assert StudyRecord.load(kept.save()) == kept
     assert "postgresql" not in json.dumps(kept.tree())
     assert study_trial.load_oracle("bratsml.no_such_module") is None
+
+
+def test_a_worker_stays_small() -> None:
+    # torch would cost each worker some 300 MB and seconds at its start
+    check = "import sys, bratsml.workflows.study_worker as _; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
