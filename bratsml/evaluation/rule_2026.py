@@ -8,6 +8,7 @@ install brats-evaluation``) and name the folder of its programs.
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
@@ -44,6 +45,7 @@ COLUMNS: Mapping[str, str] = {
 """The programs' name of a score, before the region, and ours."""
 
 _SUMMARIES = ("mean", "std", "median")
+_PENALTY_MM = 373.0
 
 
 def score_by_rule_2026(
@@ -61,7 +63,7 @@ def score_by_rule_2026(
 
     Returns:
         Columns ``case``, ``region`` and those of :data:`COLUMNS`; NaN where the rule skips a region
-        that is empty on both sides.
+        that is empty on both sides, 373 mm where no lesion was matched.
 
     Raises:
         ConfigError: Unknown rule.
@@ -117,7 +119,9 @@ def _case_table(wide: pd.DataFrame) -> pd.DataFrame:
                 region = named[2].upper()
                 row = rows.setdefault((case, region), {"case": case, "region": region})
                 row[COLUMNS[named[1]]] = value
-    return pd.DataFrame(list(rows.values()), columns=["case", "region", *COLUMNS.values()])
+    table = pd.DataFrame(list(rows.values()), columns=["case", "region", *COLUMNS.values()])
+    # they replace it for whole regions, and leave it where no lesion was matched
+    return table.replace({"lesion_hd95_mm": {math.inf: _PENALTY_MM}})
 
 
 def _case_of(file_name: str) -> str:

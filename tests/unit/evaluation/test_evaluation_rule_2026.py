@@ -21,10 +21,10 @@ given = dict(zip(sys.argv[2::2], sys.argv[3::2]))
 json.load(open(given["--json_path"]))
 open(given["--output_csv_path"], "w").write(
     "subject_id,all_instance_tp_et,global_dsc_et,lesionwise_hd95_mean_et,lesionwise_hd95_std_et,"
-    "global_dsc_tc\\n"
-    "BraTS-MET-00001-000-seg.nii.gz,2,0.5,3.5,1.0,0.75\\n"
-    "BraTS-MET-00002-000-seg.nii.gz,0,0.0,373,0,0.0\\n"
-    "mean,1,0.25,188.25,0.5,0.375\\nstd,1,1,1,1,1\\nmedian,1,1,1,1,1\\n"
+    "global_dsc_tc,lesionwise_hd95_mean_tc\\n"
+    "BraTS-MET-00001-000-seg.nii.gz,2,0.5,3.5,1.0,0.75,\\n"
+    "BraTS-MET-00002-000-seg.nii.gz,0,0.0,373,0,0.0,inf\\n"
+    "mean,1,0.25,188.25,0.5,0.375,inf\\nstd,1,1,1,1,1,1\\nmedian,1,1,1,1,1,1\\n"
 )
 """
 
@@ -58,6 +58,7 @@ def test_their_table_becomes_ours(folders):
     assert (first["num_matched"], first["dice"], first["lesion_hd95_mm"]) == (2, 0.5, 3.5)
     assert table.iloc[1]["dice"] == 0.75
     assert pd.isna(table.iloc[1]["lesion_hd95_mm"])
+    assert table.iloc[3]["lesion_hd95_mm"] == 373
 
 
 def test_without_the_programs_it_says_what_to_do(folders, tmp_path):
