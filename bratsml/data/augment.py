@@ -233,6 +233,29 @@ class RotateScale(Config):
         return turned, labels[0].astype(np.uint8)
 
 
+class ModalityDropout(Config):
+    """Take away each modality independently, but never all: 0 everywhere, as outside the brain.
+
+    A network trained so can segment cases of which a modality was not acquired. Belongs last in the
+    list, as ``gaussian_noise`` would fill the empty modality again. Where the draws would leave
+    none, one drawn at random stays. Source: ModDrop (Neverova et al. 2016).
+
+    Attributes:
+        probability: Per modality; 1 leaves one modality in every patch.
+    """
+
+    kind: Literal["modality_dropout"] = "modality_dropout"
+    probability: Probability = 0.15
+
+    def apply(self, image: Image, label: LabelMap, rng: np.random.Generator) -> Patch:
+        """The patch without the drawn modalities, in place."""
+        missing = rng.random(len(image)) < self.probability
+        if missing.all():
+            missing[rng.integers(len(image))] = False
+        image[missing] = 0
+        return image, label
+
+
 AugmentStep = Annotated[
     Flip
     | Rotate90
@@ -242,7 +265,8 @@ AugmentStep = Annotated[
     | Contrast
     | Gamma
     | BiasField
-    | RotateScale,
+    | RotateScale
+    | ModalityDropout,
     Field(discriminator="kind"),
 ]
 """One of the steps, told apart by ``kind``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from bratsml.data.augment import (
     Flip,
     Gamma,
     GaussianNoise,
+    ModalityDropout,
     Rotate90,
     RotateScale,
     ScaleIntensity,
@@ -36,6 +38,7 @@ ALWAYS: list[Any] = [
     Gamma(probability=1),
     BiasField(probability=1),
     RotateScale(probability=1),
+    ModalityDropout(probability=1),
 ]
 GEOMETRIC = [Flip(probability=1), Rotate90(probability=1)]
 ids = lambda step: step.kind if isinstance(step, Config) else None  # noqa: E731
@@ -272,6 +275,35 @@ class TestRotateScale:
             np.random.default_rng(0),
         )
         assert set(np.unique(label)) == {0, 4}
+
+
+class TestModalityDropout:
+    def left(self, probability: float, seed: int) -> tuple[bool, ...]:
+        image, _ = apply(ModalityDropout(probability=probability), seed)
+        whole = patch()[0]
+        for ours, theirs in zip(image, whole, strict=True):
+            assert np.array_equal(ours, theirs) or not ours.any()
+        return tuple(bool(modality.any()) for modality in image)
+
+    def test_takes_whole_modalities_and_leaves_the_others(self) -> None:
+        assert {self.left(0.5, seed) for seed in range(200)} == {
+            subset for subset in itertools.product((False, True), repeat=4) if any(subset)
+        }
+
+    def test_comes_as_often_as_asked(self) -> None:
+        # the one modality kept in 0.3**4 of the patches lowers the share by 0.002 only
+        share = 1 - np.mean([self.left(0.3, seed) for seed in range(1000)], axis=0)
+        assert np.allclose(share, 0.3, atol=0.05)
+
+    def test_at_probability_1_every_modality_is_the_one_left(self) -> None:
+        left = [self.left(1, seed) for seed in range(40)]
+        assert {sum(subset) for subset in left} == {1}
+        assert len(set(left)) == 4
+
+    def test_a_mirrored_patch_keeps_the_dropout(self) -> None:
+        image, label = patch()
+        augment(image, label, [Flip(probability=1), ModalityDropout(probability=1)], rng())
+        assert sum(bool(modality.any()) for modality in image) == 1
 
 
 class TestList:
