@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 import torch
 
-from bratsml.losses.registry import CrossEntropyConfig, DiceConfig, DiceCrossEntropyConfig
+from bratsml.losses.registry import (
+    BoundaryConfig,
+    CrossEntropyConfig,
+    DiceConfig,
+    DiceCrossEntropyConfig,
+    FocalConfig,
+    FocalTverskyConfig,
+    GeneralizedDiceConfig,
+    SumConfig,
+    TverskyConfig,
+)
 
 LOSSES = [
     DiceConfig(),
@@ -15,6 +25,21 @@ LOSSES = [
     CrossEntropyConfig(),
     DiceCrossEntropyConfig(),
     DiceCrossEntropyConfig(dice_weight=0.5, ce_weight=2.0),
+    GeneralizedDiceConfig(),
+    GeneralizedDiceConfig(weighting="simple", batch=True),
+    FocalConfig(),
+    FocalConfig(gamma=0.5, alpha=0.75),
+    TverskyConfig(),
+    TverskyConfig(batch=True),
+    FocalTverskyConfig(),
+    BoundaryConfig(),
+    BoundaryConfig(distance="hausdorff"),
+    SumConfig(
+        terms=(
+            {"loss": {"kind": "dice"}, "weight": 0.5},
+            {"loss": {"kind": "boundary"}, "first_weight": 0, "ramp_epochs": 5},
+        )
+    ),
 ]
 
 
