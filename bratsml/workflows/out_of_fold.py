@@ -88,12 +88,20 @@ class OutOfFold:
         kept = self._kept(fold, case_id)
         return restore_probabilities(kept, self.store.meta(case_id), self.output)
 
-    def _kept(self, fold: int, case_id: str) -> np.ndarray:
+    def fold_run(self, fold: int) -> RecordedRun:
+        """The run of one fold.
+
+        Raises:
+            TrackingError: It was not begun.
+        """
         child = next((c for c in self.source.children if c.key == f"fold_{fold}"), None)
         if child is None:
             raise TrackingError(f"run {self.source.run_id} has no fold {fold}; finish it first")
+        return child
+
+    def _kept(self, fold: int, case_id: str) -> np.ndarray:
         name = f"{PROBABILITIES_FOLDER}/{case_id}.npz"
-        return read_artifact(child, name, self.root, load_probabilities)
+        return read_artifact(self.fold_run(fold), name, self.root, load_probabilities)
 
     def label_map(self, fold: int, case_id: str) -> LabelMap:
         """The case's out-of-fold prediction, post-processed as the experiment says."""
