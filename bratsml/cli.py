@@ -189,6 +189,17 @@ def tune_postprocess(
     work(run=run, data=data, metric=metric)
 
 
+@app.command("missing-modalities")
+def missing_modalities(
+    run: Annotated[str, typer.Option(help="Id of a cv run; the latest finished if empty.")] = "",
+    data: Annotated[str, typer.Option(help="Data of that run; as recorded if empty.")] = "",
+) -> None:
+    """Score a cv run's networks with modalities taken away: all 15 subsets."""
+    from bratsml.workflows.missing_modalities import missing_modalities as work
+
+    work(run=run, data=data)
+
+
 @app.command()
 def compare(
     run: Annotated[list[str] | None, typer.Argument(help="Ids of two runs or more.")] = None,

@@ -25,7 +25,8 @@ def options(command: str) -> set[str]:
 
 def test_the_entry_points_are_these() -> None:
     assert set(ENTRY_POINTS) == {
-        "preprocess", "train", "cv", "ensemble", "predict", "evaluate", "tune-postprocess", "compare",
+        "preprocess", "train", "cv", "ensemble", "predict", "evaluate", "tune-postprocess",
+        "missing-modalities", "compare",
     }  # fmt: skip
     assert set(COMMANDS) == {*ENTRY_POINTS, "phantom"}
 

@@ -18,6 +18,7 @@ COMMANDS = [
     "predict",
     "compare",
     "tune-postprocess",
+    "missing-modalities",
     "phantom",
 ]
 
