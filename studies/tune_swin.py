@@ -32,10 +32,10 @@ STUDY = StudyPlan(
     phantom=Smaller(
         changes={
             "train": {"epochs": 2, "validate_every": 1},
-            "loader": {"samples_per_epoch": 8, "batch_size": 2},
+            "loader": {"samples_per_epoch": 8, "batch_size": 1},
             "inference": {"overlap": 0.0},
         },
-        space={"loader.patch": Choice(values=([32, 32, 32],))},
+        space={"loader.patch": Choice(values=([64, 32, 32],))},
         budget=Budget(trials=5, vram_gb=0.6, reruns=1),
     ),
 )

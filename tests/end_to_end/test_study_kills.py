@@ -100,6 +100,13 @@ def processes(parent: psutil.Process, module: str) -> list[psutil.Process]:
     return found
 
 
+def is_working(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE  # nobody may be there to collect it
+    except psutil.Error:
+        return False
+
+
 def trained_epochs(project: Path) -> list[Path]:
     return list(project.glob("outputs/study-tiny-*/trial_*/fold_0/progress.json"))
 
@@ -116,7 +123,7 @@ def test_a_study_killed_in_trial_worker_and_study_loses_nothing(
     top.send_signal(signal.SIGKILL)
     first.wait()
     # workers and trials notice that they are alone, save and end
-    assert not psutil.wait_procs(left_behind, timeout=60)[1]
+    wait_for(lambda: not any(is_working(process) for process in left_behind), 120)
 
     done = subprocess.run(
         command(study_file, raw_cases, "--workers", "2"),

@@ -11,7 +11,7 @@ from bratsml.tuning.space import Choice, LogUniform, Space, Uniform, WholeNumber
 
 BASE = Experiment()
 SWIN = with_overrides(
-    BASE, {"model": {"kind": "swinunetr"}, "loader": {"patch": [32, 32, 32]}, "optim": {"lr": 1e-3}}
+    BASE, {"model": {"kind": "swinunetr"}, "loader": {"patch": [64, 64, 64]}, "optim": {"lr": 1e-3}}
 )
 
 
@@ -50,7 +50,7 @@ def test_a_default_outside_the_range_is_refused() -> None:
     [
         ({"model__feature_size": Choice(values=(12, 20))}, "feature_size=20.*multiple of 12"),
         (
-            {"loader__patch": Choice(values=([32] * 3, [48] * 3))},
+            {"loader__patch": Choice(values=([64] * 3, [48] * 3))},
             r"\[48, 48, 48\].*multiples of 32",
         ),
         ({"optim__lr": Uniform(low=0.0, high=1.0)}, "optim.lr=0.0"),
