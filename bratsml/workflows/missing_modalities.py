@@ -80,7 +80,7 @@ def _report(work: OutOfFold, tracker: Tracker) -> None:
     tracker.log_table(scores, "scores/missing_modalities")
     tracker.log_table(table, "missing_modalities")
     tracker.log_figure(
-        [missing_modalities_figure(table, title), table_figure(table, "All numbers")],
+        [missing_modalities_figure(table, title), table_figure(_shortened(table), "All numbers")],
         "missing_modalities",
     )
     for name, part in scores.groupby("subset", sort=False):
@@ -125,10 +125,20 @@ def matrix(table: pd.DataFrame, title: str) -> Table:
     return shown
 
 
+def _shortened(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with headings that fit a page; the logged one has the full names."""
+    names = {
+        "subset": "modalities", "metric": "metric", "region": "region", "num_patients": "patients",
+        "num_left_out": "left out", "mean": "mean", "low95": "low95", "high95": "high95",
+        "difference": "change", "difference_low95": "its low95", "difference_high95": "its high95",
+    }  # fmt: skip
+    return table[list(names)].rename(columns=names)
+
+
 def sentence(row: Mapping[str, Any]) -> str:
     """What the one modality that a region misses most is worth to it."""
     return (
-        f"Dice {row['region']} changes most without {row['missing']}: {row['difference']:+.4f} "
+        f"Dice {row['region']} loses most without {row['missing']}: {row['difference']:+.4f} "
         f"(95 % interval {row['difference_low95']:+.4f} to {row['difference_high95']:+.4f} over "
         f"{row['num_patients']} patients)"
     )
