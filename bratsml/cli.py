@@ -159,6 +159,7 @@ def evaluate(
     ] = False,
     workers: Annotated[int, typer.Option(help="Processes; 0 for one per core.")] = 0,
     run: Annotated[str, typer.Option(help="A finished cv run instead: out of fold.")] = "",
+    programs: Annotated[str, typer.Option(help="Folder of the organisers' 2026 programs.")] = "",
 ) -> None:
     """Score label maps against references, whole regions and lesion by lesion."""
     from bratsml.workflows.evaluate import evaluate as work
@@ -174,6 +175,7 @@ def evaluate(
         compare_by_index=compare_by_index,
         workers=workers or None,
         run=run,
+        programs=programs,
     )
 
 

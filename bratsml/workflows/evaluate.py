@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,13 @@ from bratsml.evaluation.predictions import (
     score_label_maps,
     score_pair,
 )
-from bratsml.evaluation.summary import lost_by_kind, summary_table, worst_cases
+from bratsml.evaluation.rule_2026 import CHALLENGES, score_by_rule_2026
+from bratsml.evaluation.summary import (
+    lost_by_kind,
+    metric_columns,
+    summary_table,
+    worst_cases,
+)
 from bratsml.figures.curves import table_figure
 from bratsml.figures.evaluation import distribution_figure, lost_figure, volume_figure
 from bratsml.figures.overlay import overlay_figure
@@ -60,6 +67,7 @@ def evaluate(
     compare_by_index: bool = False,
     workers: int | None = None,
     run: str = "",
+    programs: str = "",
 ) -> str:
     """Score every case of ``references``; returns the id of the run that holds the report.
 
@@ -74,6 +82,7 @@ def evaluate(
         reference_map, prediction_map: Values to change on reading, as ``4=3,2=1``.
         compare_by_index: Compare by voxel although the affines differ.
         workers: Processes; one per core by default.
+        programs: Folder of the organisers' programs, for the rules of 2026.
 
     Raises:
         ConfigError: An unknown rule, scheme or region; or the rule needs regions the scheme lacks.
@@ -87,6 +96,8 @@ def evaluate(
         return _evaluate_run(run, rule, regions, reference_map)
     if not predictions or not references:
         raise ConfigError("evaluate needs predictions=FOLDER and references=FOLDER, or run=ID")
+    if rule in CHALLENGES:
+        return _evaluate_by_2026(Path(predictions), Path(references), rule, programs)
     files = find_label_files(Path(references))
     predicted = find_label_files(Path(predictions))
     config = _scoring(
@@ -122,6 +133,47 @@ def _evaluate_run(run: str, rule: str, regions: str, label_map: str) -> str:
         rows = score_label_maps(case_id, ours, theirs, spacing_mm, config)
         scored.append(Scored(case_id, tuple(rows)))
     return _log_evaluation(f"evaluate {work.source.name}", scored, config)
+
+
+def _evaluate_by_2026(predictions: Path, references: Path, rule: str, programs: str) -> str:
+    """Score two folders by the organisers' own programs; returns the id of the run."""
+    with tempfile.TemporaryDirectory() as temporary:
+        found = score_by_rule_2026(
+            _linked(predictions, Path(temporary, "predictions")),
+            _linked(references, Path(temporary, "references")),
+            rule,
+            Path(programs) if programs else None,
+        )
+    summary, worst = summary_table(found), worst_cases(found)
+    print_table(summary, f"{found['case'].nunique()} cases by the organisers' programs, {rule}")
+    root = project_root()
+    tracker = open_run(
+        command="evaluate",
+        experiment_name="bratsml",
+        run_name=f"evaluate {predictions.name}",
+        fingerprint="",
+        root=root,
+        fork=True,
+    )
+    tracker.log_params({"evaluate.rule": rule, "metric_version": rule})
+    tracker.log_metrics(summarize(found, "eval"), step=0)
+    tracker.log_table(found, "scores/evaluation")
+    tracker.log_table(summary, "scores/summary")
+    figures = [distribution_figure(found, name, name) for name in metric_columns(found)]
+    tables = [table_figure(summary, "Summary over cases"), table_figure(worst, "Worst cases")]
+    tracker.log_figure([*figures, *tables], "evaluation")
+    tracker.finish("FINISHED")
+    say_how_to_view(root, tracker)
+    return tracker.run_id
+
+
+def _linked(source: Path, folder: Path) -> Path:
+    """A flat folder of links named by case, as the organisers' programs want it."""
+    folder.mkdir()
+    for case_id, path in find_label_files(source).items():
+        suffix = ".nii.gz" if path.name.endswith(".gz") else ".nii"
+        (folder / f"{case_id}{suffix}").symlink_to(path.resolve())
+    return folder
 
 
 def _log_evaluation(
