@@ -24,7 +24,7 @@ from bratsml.tracking.tracker import Tracker
 
 PACKAGE = Path(__file__).resolve().parents[1]
 WEIGHTS = "weights"
-NOT_NEEDED = {"bratsml", "mlflow", "optuna", "typer"}
+NOT_NEEDED = {"bratsml", "mlflow", "optuna", "schedulefree", "typer"}
 """Packages that training needs and a loaded model does not."""
 
 
