@@ -38,6 +38,15 @@ class WeightAverage:
         finally:
             model.load_state_dict(kept)
 
+    def state(self, model: nn.Module) -> dict[str, Tensor]:
+        """The average, as a checkpoint keeps it."""
+        return self.average
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from a checkpoint's average."""
+        for name, value in state.items():
+            self.average[name].copy_(value)
+
 
 def _state(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.state_dict())

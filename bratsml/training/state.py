@@ -20,8 +20,9 @@ from bratsml.compute.device import ComputeConfig, make_fabric
 from bratsml.config import Tree
 from bratsml.training.checkpoint import CheckpointFolder, State, require_same_config
 from bratsml.training.ema import WeightAverage
-from bratsml.training.optim import OptimConfig, set_lr
+from bratsml.training.optim import OptimConfig, lr_of, set_lr
 from bratsml.training.schedule import Schedule, ScheduleConfig
+from bratsml.training.schedule_free import ScheduleFreeAverage
 from bratsml.training.settings import TrainConfig
 from bratsml.training.step import StepResult, TrainStep
 
@@ -89,7 +90,7 @@ class Training:
     schedule: Schedule
     base_lr: float
     step: TrainStep
-    average: WeightAverage | None
+    average: WeightAverage | ScheduleFreeAverage | None
     config_tree: Tree
     position: Position = field(default_factory=Position)
     best_score: float = -math.inf
@@ -117,8 +118,8 @@ class Training:
         if compute.compile:
             model.compile(dynamic=False)
         model = model.to(fabric.device)
-        wrapped, optimizer = fabric.setup(model, optim.build(model.parameters()))
-        average = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
+        wrapped, optimizer = fabric.setup(model, optim.build(model))
+        moving = WeightAverage(model, settings.ema_decay) if settings.ema_decay else None
         step = TrainStep(
             fabric,
             wrapped,
@@ -127,8 +128,9 @@ class Training:
             target_of,
             settings.clip_norm,
             compute.channels_last,
-            average,
+            moving,
         )
+        average = ScheduleFreeAverage(optimizer.optimizer) if optim.schedule_free else moving
         steps = math.ceil(num_batches / settings.accumulate)
         return cls(
             fabric,
@@ -176,7 +178,7 @@ class Training:
         return {
             "train/loss": loss,
             "train/skipped_steps": float(position.skipped),
-            "lr": float(self.optimizer.param_groups[0]["lr"]),
+            "lr": lr_of(self.optimizer),
             "epoch_seconds": position.seconds,
             "cases_per_second": position.patches / max(position.seconds, 1e-9),
         }
@@ -209,7 +211,7 @@ class Training:
         return {
             "config": self.config_tree,
             "model": self.model.state_dict(),
-            "ema": None if self.average is None else self.average.average,
+            "ema": None if self.average is None else self.average.state(self.model),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": None if scaler is None else scaler.state_dict(),
@@ -229,12 +231,11 @@ class Training:
         if state is None:
             return False
         require_same_config(state, self.config_tree, checkpoints.last_path.name)
-        self.model.load_state_dict(state["model"])
+        self.model.load_state_dict(state["model"])  # what gradients are taken at
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         if self.average is not None:
-            for name, value in state["ema"].items():
-                self.average.average[name].copy_(value)
+            self.average.load_state(state["ema"])
         scaler = self.step.scaler
         if scaler is not None:
             scaler.load_state_dict(state["scaler"])

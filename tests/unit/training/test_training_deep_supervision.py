@@ -39,7 +39,7 @@ def test_the_loss_falls_and_the_average_gives_one_tensor(config: Any) -> None:
     label = (image[:, :1] > 0).to(torch.uint8)
     model = config.build(2, 1)
     fabric = Fabric(accelerator="cpu", devices=1)
-    wrapped, optimizer = fabric.setup(model, OptimConfig(lr=0.01).build(model.parameters()))
+    wrapped, optimizer = fabric.setup(model, OptimConfig(lr=0.01).build(model))
     loss = DeepSupervision(DiceCrossEntropyConfig().build(exclusive=False))
     average = WeightAverage(model, 0.5)
     step = TrainStep(fabric, wrapped, optimizer, loss, torch.Tensor.float, 12.0, False, average)

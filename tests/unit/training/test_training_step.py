@@ -31,7 +31,7 @@ def make_step(
     plugins = [] if scaler is None else [MixedPrecision("16-mixed", "cpu", scaler)]
     fabric = Fabric(accelerator="cpu", devices=1, plugins=plugins)
     model = TinyNet().eval()
-    wrapped, optimizer = fabric.setup(model, (optim or OptimConfig()).build(model.parameters()))
+    wrapped, optimizer = fabric.setup(model, (optim or OptimConfig()).build(model))
     average = WeightAverage(model, 0.5) if ema else None
     chosen = loss or nn.BCEWithLogitsLoss()
     target = lambda label: label.float()  # noqa: E731
