@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from bratsml.config import Config
 from bratsml.errors import DataError
@@ -17,9 +17,22 @@ from bratsml.geometry import Spacing
 from bratsml.metrics.empty import POLICIES, PolicyName
 from bratsml.metrics.masks import require_masks, require_spacing
 from bratsml.metrics.overlap import dice
+from bratsml.metrics.rules import RULES
 from bratsml.metrics.surface import hausdorff95_mm
 
 COLUMNS = ("case", "region", "dice", "hd95_mm", "reference_ml", "prediction_ml", "empty")
+
+
+RULE_OF_SCHEME = {
+    "brats2021": "brats2023-gli",
+    "brats2023": "brats2023-gli",
+    "decathlon": "brats2023-gli",
+    "brats2024-gli": "brats2024-gli",
+    "brats2024-ped": "brats2024-ped",
+    "brats2024-men-rt": "brats2024-men-rt",
+    "brats2025-met": "brats2025-met",
+}
+"""Before 2023 there was no lesion-wise rule; the first one is taken, by its name."""
 
 
 class EvaluationConfig(Config):
@@ -29,13 +42,30 @@ class EvaluationConfig(Config):
         empty: Policy for empty masks (:mod:`bratsml.metrics.empty`).
         hd95_penalty_mm: HD95 when exactly one mask is empty, under policies that punish it;
             ``None`` for the diagonal of the volume.
+        rule: Lesion-wise rule of the final scores; ``auto`` takes the one of the label scheme's
+            year (2023's glioma rule for 2019 to 2023), ``none`` leaves lesions out. While training
+            only whole regions are scored.
         keep_probabilities: Keep the validation cases' probabilities, compressed, beside the scores;
             ``tune-postprocess`` and ``calibration`` read them.
     """
 
     empty: PolicyName = "brats"
     hd95_penalty_mm: float | None = Field(default=None, gt=0)
+    rule: str = "auto"
     keep_probabilities: bool = True
+
+    @field_validator("rule")
+    @classmethod
+    def _known_rule(cls, value: str) -> str:
+        if value not in ("auto", "none", *RULES):
+            raise ValueError(f"use auto, none or one of {', '.join(RULES)}")
+        return value
+
+    def rule_for(self, scheme: str) -> str:
+        """Name of the lesion-wise rule for labels of that scheme, empty for none."""
+        if self.rule == "none":
+            return ""
+        return RULE_OF_SCHEME.get(scheme, "") if self.rule == "auto" else self.rule
 
 
 def score_case(

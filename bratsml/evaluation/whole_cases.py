@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +16,13 @@ from torch import Tensor, nn
 from bratsml.data.store import CaseMeta, Store
 from bratsml.errors import DataError
 from bratsml.evaluation.evaluate import EvaluationConfig, case_table, score_case, summarize
+from bratsml.evaluation.predictions import ScoringConfig, score_label_maps
 from bratsml.geometry import Shape
 from bratsml.inference.postprocess import Regions, Step, postprocess
 from bratsml.inference.restore import restore
 from bratsml.inference.window import InferenceConfig, predict_probabilities
 from bratsml.labels import LabelMap, LabelScheme
+from bratsml.metrics.rules import get_rule
 from bratsml.models.output import Output
 
 Probabilities = npt.NDArray[np.float32]
@@ -118,17 +121,19 @@ class CaseScorer:
         predictor: Predictor,
         prefix: str,
         keep: Callable[[str, Tensor], None] | None = None,
+        everything: bool = False,
     ) -> tuple[dict[str, float], pd.DataFrame]:
         """Summary metrics (names start with ``prefix/``) and the case x region table.
 
         Args:
             keep: Given every case id and its probabilities on the stored grid.
+            everything: See :meth:`rows`.
         """
         rows, losses = [], []
         for case_id, stored, whole in self.predictions(predictor):
             if keep is not None:
                 keep(case_id, stored)
-            rows += self.rows(case_id, predictor.output, whole)
+            rows += self.rows(case_id, predictor.output, whole, everything=everything)
             if self.loss is not None:
                 losses.append(self._loss_of(case_id, stored, predictor.output))
         table = case_table(rows)
@@ -145,17 +150,41 @@ class CaseScorer:
             yield case_id, stored, restore_probabilities(stored.numpy(), meta, predictor.output)
 
     def rows(
-        self, case_id: str, output: Output, probabilities: Probabilities
-    ) -> list[dict[str, object]]:
-        """Table rows of one case, given probabilities on its own grid."""
+        self,
+        case_id: str,
+        output: Output,
+        probabilities: Probabilities,
+        *,
+        everything: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Table rows of one case, given probabilities on its own grid.
+
+        Args:
+            everything: Also where points are lost and, if there is a rule, lesion by lesion.
+        """
+        spacing_mm = self.store.meta(case_id).spacing_mm
+        if everything:
+            config = ScoringConfig(
+                scheme=self.scheme.name,
+                regions=output.regions,
+                rule=self._rule_for(output.regions),
+                evaluation=self.evaluation,
+            )
+            ours = label_map_of(output, probabilities, self.steps)
+            return score_label_maps(case_id, ours, self._label_map(case_id), spacing_mm, config)
         return score_case(
             case_id,
             masks_of(output, probabilities, self.steps),
             self.reference(case_id, output.regions),
             output.regions,
-            self.store.meta(case_id).spacing_mm,
+            spacing_mm,
             self.evaluation,
         )
+
+    def _rule_for(self, regions: Sequence[str]) -> str:
+        """The rule's name, if it scores every region asked for."""
+        name = self.evaluation.rule_for(self.scheme.name)
+        return name if name and set(regions) <= set(get_rule(name).regions) else ""
 
     def reference(self, case_id: str, regions: Sequence[str]) -> npt.NDArray[np.bool_]:
         """Region stack ``(R, X, Y, Z)`` of the case's own label map.
@@ -163,10 +192,13 @@ class CaseScorer:
         Raises:
             DataError: The case has no label map.
         """
+        return self.scheme.region_stack(self._label_map(case_id), regions)
+
+    def _label_map(self, case_id: str) -> LabelMap:
         label_map = self.store.reference(case_id)
         if label_map is None:
             raise DataError(case_id, "", "has no label map", "score cases with label maps only")
-        return self.scheme.region_stack(label_map, regions)
+        return label_map
 
     def _loss_of(self, case_id: str, stored: Tensor, output: Output) -> float:
         """Loss on the whole stored case, from probabilities turned back into logits."""

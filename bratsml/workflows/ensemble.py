@@ -108,7 +108,7 @@ def _score_case(
 
     def score(name: str, stored: Tensor) -> Tensor:
         whole = restore_probabilities(stored.numpy(), meta, models.output)
-        scored = scorer.rows(case_id, models.output, whole)
+        scored = scorer.rows(case_id, models.output, whole, everything=True)
         rows.extend({"model": name, **row} for row in scored)
         return stored
 

@@ -251,7 +251,7 @@ def _log_results(work: FoldWork, model: nn.Module, result: FitResult, tracker: T
     keep = None
     if work.experiment.evaluation.keep_probabilities:
         keep = partial(_keep_probabilities, work.folder / PROBABILITIES_FOLDER, tracker)
-    metrics, table = scorer.score(work.predictor(model), "best", keep)
+    metrics, table = scorer.score(work.predictor(model), "best", keep, everything=True)
     tracker.log_metrics(metrics, step=result.best_epoch)
     tracker.log_table(table, "scores/validation")
     _log_overlays(work, model, table, tracker)
