@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bratsml.compute.device import ComputeConfig, make_fabric
 from bratsml.config import Tree
+from bratsml.losses.weighted_sum import set_epoch
 from bratsml.training.checkpoint import CheckpointFolder, State, require_same_config
 from bratsml.training.ema import WeightAverage
 from bratsml.training.optim import OptimConfig, lr_of, set_lr
@@ -144,9 +145,10 @@ class Training:
         )
 
     def set_lr(self) -> float:
-        """Give the optimizer its learning rate for the next step."""
+        """Give the optimizer its learning rate, and ramps in the loss their epoch, for a step."""
         lr = self.base_lr * self.schedule.factor(self.position.updates)
         set_lr(self.optimizer, lr)
+        set_epoch(self.step.loss, self.position.updates / self.schedule.steps_per_epoch)
         return lr
 
     @property

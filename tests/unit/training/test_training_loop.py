@@ -11,6 +11,7 @@ from tiny_training import NumberedLoader, RecordingTracker, SignalAt, TinyNet
 from torch import nn
 
 from bratsml.errors import CheckpointError
+from bratsml.losses.weighted_sum import Weight, WeightedSum
 from bratsml.training.checkpoint import CheckpointFolder
 from bratsml.training.hooks import Hook
 from bratsml.training.loop import Diverged, Validation
@@ -194,3 +195,24 @@ def test_plateau_state_survives_a_resume(train: Any) -> None:
     lrs = [m["lr"] for m in whole.metrics.values()]
     assert lrs == [m["lr"] for m in tracker.metrics.values()]
     assert lrs[-1] < lrs[0]
+
+
+def test_ramps_of_the_loss_go_on_where_training_goes_on(train: Any) -> None:
+    class Recording(WeightedSum):
+        def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+            epochs.append(self.epoch)
+            return super().forward(logits, target)
+
+    def ramped() -> nn.Module:
+        return Recording([(Weight(last=1.0, first=0.1, length=3.0), nn.BCEWithLogitsLoss())])
+
+    epochs: list[float] = []
+    _, whole, _ = train("whole", loss=ramped())
+    assert epochs[::2] == pytest.approx([n / 3 for n in range(12)])  # two batches a step
+    expected = epochs.copy()
+    epochs.clear()
+    train("parts", loss=ramped(), hooks=[SignalAt(1, 2)])
+    _, model, _ = train("parts", loss=ramped())
+    assert epochs == expected
+    for name, value in weights(whole).items():
+        assert torch.equal(value, model.state_dict()[name])
