@@ -85,6 +85,7 @@ class Experiment(Config):
             if self.inference.window is not None:
                 self.model.check_patch(self.inference.window)
             require_known_regions(self.postprocess, self.output.regions)
+            self.optim.check_beside(self.schedule, self.train)
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return self

@@ -11,6 +11,8 @@ from torch import nn
 
 from bratsml.config import Config
 from bratsml.errors import ConfigError
+from bratsml.training.schedule import ScheduleConfig
+from bratsml.training.settings import TrainConfig
 
 SCHEDULE_FREE = ("adamw_schedule_free", "sgd_schedule_free")
 _LR_FACTOR = "lr_factor"
@@ -69,6 +71,22 @@ class OptimConfig(Config):
     def schedule_free(self) -> bool:
         """Whether the optimizer averages weights instead of following a schedule."""
         return self.kind in SCHEDULE_FREE
+
+    def check_beside(self, schedule: ScheduleConfig, train: TrainConfig) -> None:
+        """Refuse what works against the optimizer.
+
+        Raises:
+            ConfigError: A schedule-free optimizer with a falling rate or with an average besides.
+        """
+        if self.schedule_free and schedule.kind != "constant":
+            raise ConfigError(
+                f"optim.kind={self.kind} replaces the schedule; set schedule.kind=constant "
+                "(schedule.warmup_epochs may stay)"
+            )
+        if self.schedule_free and train.ema_decay is not None:
+            raise ConfigError(
+                f"optim.kind={self.kind} averages the weights itself; leave train.ema_decay unset"
+            )
 
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         """The optimizer over the weights of a network.

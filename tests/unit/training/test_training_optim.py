@@ -5,7 +5,9 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from bratsml.config import build_config
 from bratsml.errors import ConfigError
+from bratsml.experiment import Experiment
 from bratsml.training.optim import OptimConfig, lr_of, set_lr
 
 
@@ -86,3 +88,16 @@ def test_nesterov_by_hand() -> None:
         model.weight.grad = torch.ones_like(model.weight)
         optimizer.step()
         assert start - model.weight.item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"schedule": {"kind": "cosine"}}, "schedule.kind"), ({"train": {"ema_decay": 0.9}}, "ema")],
+)
+def test_schedule_free_stands_beside_no_schedule_and_no_other_average(
+    changes: dict, words: str
+) -> None:
+    tree = {"optim": {"kind": "adamw_schedule_free"}, "schedule": {"warmup_epochs": 2}}
+    build_config(Experiment, tree, source="test")
+    with pytest.raises(ConfigError, match=words):
+        build_config(Experiment, tree | changes, source="test")
