@@ -7,23 +7,22 @@ import pandas as pd
 
 from bratsml.errors import BratsmlError
 from bratsml.figures.overlay import overlay_figure
+from bratsml.tracking.render import Picture
 from bratsml.tracking.runs import RecordedRun
-from bratsml.tracking.tracker import Tracker
 from bratsml.workflows.out_of_fold import OutOfFold
 
 PICTURES_EACH_WAY = 1
 
 
-def log_change_pictures(
+def change_pictures(
     first: RecordedRun,
     second: RecordedRun,
     names: tuple[str, str],
     changes: pd.DataFrame,
-    tracker: Tracker,
-) -> None:
+) -> list[Picture]:
     """Overlays of the most worsened and the most improved case, in both results.
 
-    Left out for runs that kept no probabilities and where the data is no longer at hand.
+    None for runs that kept no probabilities and where the data is no longer at hand.
 
     Args:
         first, second: ``cv`` runs of the same cases.
@@ -31,12 +30,13 @@ def log_change_pictures(
     """
     try:
         results = [OutOfFold.of(run.run_id, "") for run in (first, second)]
-        for direction, case_id in _most_changed(changes):
-            for result, name in zip(results, names, strict=True):
-                figure = _picture(result, case_id, f"{direction}: {case_id} by {name}")
-                tracker.log_figure(figure, f"overlays/{direction}_{case_id}_{file_name(name)}")
+        return [
+            Picture(_picture(result, case_id, f"{direction}: {case_id} by {name}"))
+            for direction, case_id in _most_changed(changes)
+            for result, name in zip(results, names, strict=True)
+        ]
     except BratsmlError:
-        return
+        return []
 
 
 def _most_changed(changes: pd.DataFrame) -> list[tuple[str, str]]:
@@ -57,8 +57,3 @@ def _picture(result: OutOfFold, case_id: str, title: str) -> object:
         title,
         spacing_mm=meta.stored_spacing_mm,
     )
-
-
-def file_name(name: str) -> str:
-    """A run's name as part of a file's."""
-    return "".join(c if c.isalnum() else "_" for c in name)

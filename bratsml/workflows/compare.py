@@ -23,7 +23,7 @@ from bratsml.tracking.mlflow_tracker import open_run
 from bratsml.tracking.runs import RecordedRun, find_run, read_table_artifact
 from bratsml.tracking.store import project_root
 from bratsml.tracking.tracker import Tracker
-from bratsml.workflows.change_pictures import file_name, log_change_pictures
+from bratsml.workflows.change_pictures import change_pictures
 from bratsml.workflows.console import console, say
 from bratsml.workflows.view import say_how_to_view
 
@@ -205,10 +205,11 @@ def _compare_pair(
     for line in sentences:
         say(line)
     tracker.log_table(table, f"pairs/{file_name(first.name)}__{file_name(second.name)}")
-    log_change_pictures(first.runs[0], second.runs[0], (first.name, second.name), changes, tracker)
+    names = (first.name, second.name)
     figures = [
         difference_figure(table, first.name, second.name),
-        slopes_figure(one, two, (first.name, second.name)),
+        slopes_figure(one, two, names),
+        *change_pictures(first.runs[0], second.runs[0], names, changes),
         table_figure(main_columns(table), title),
         table_figure(groups, f"{title}: for whom (mean Dice over regions)"),
         table_figure(changes, f"{title}: by case, worsened first (mean Dice over regions)"),
@@ -237,6 +238,11 @@ def sentence(row: Mapping[str, Any], first: str, second: str) -> str:
         )
     better = second if row["verdict"] == "second is better" else first
     return f"{what} ({interval}, corrected p {row['p_corrected']:.3g}): {better} is better"
+
+
+def file_name(name: str) -> str:
+    """A run's name as part of a file's."""
+    return "".join(c if c.isalnum() else "_" for c in name)
 
 
 def main_columns(table: pd.DataFrame) -> pd.DataFrame:

@@ -43,6 +43,7 @@ from bratsml.labels import DEFAULT_REGIONS, LabelScheme, get_scheme
 from bratsml.metrics import METRIC_VERSION
 from bratsml.metrics.rules import get_rule
 from bratsml.tracking.mlflow_tracker import open_run
+from bratsml.tracking.render import Picture
 from bratsml.tracking.store import project_root
 from bratsml.tracking.tracker import Tracker
 from bratsml.workflows.compare import print_table
@@ -112,8 +113,8 @@ def evaluate(
     pairs = [Pair(case, path, predicted.get(case), config) for case, path in files.items()]
     scored = _score_all(pairs, workers or usable_cores())
 
-    def overlays(table: pd.DataFrame, worst: pd.DataFrame, tracker: Tracker) -> None:
-        _log_overlays(pairs, config, Path(references), table, worst, tracker)
+    def overlays(table: pd.DataFrame, worst: pd.DataFrame) -> list[Picture]:
+        return _overlays(pairs, config, Path(references), table, worst)
 
     return _log_evaluation(f"evaluate {Path(predictions).name}", scored, config, overlays)
 
@@ -180,7 +181,7 @@ def _log_evaluation(
     name: str,
     scored: Sequence[Scored],
     config: ScoringConfig,
-    overlays: Callable[[pd.DataFrame, pd.DataFrame, Tracker], None] | None = None,
+    overlays: Callable[[pd.DataFrame, pd.DataFrame], list[Picture]] | None = None,
 ) -> str:
     """Print and log what came out, as a run of its own; returns its id."""
     root = project_root()
@@ -193,9 +194,7 @@ def _log_evaluation(
         fork=True,
     )
     try:
-        table, worst = _log_scores(scored, config, tracker, root)
-        if overlays is not None:
-            overlays(table, worst, tracker)
+        _log_scores(scored, config, tracker, root, overlays)
     except BaseException as error:
         tracker.set_tags({"bratsml.error": str(error)[:500] or type(error).__name__})
         tracker.finish("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
@@ -266,9 +265,13 @@ def _mapping(name: str, text: str) -> dict[int, int]:
 
 
 def _log_scores(
-    scored: Sequence[Scored], config: ScoringConfig, tracker: Tracker, root: Path
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Print and log tables and report; returns the case x region table and the worst cases."""
+    scored: Sequence[Scored],
+    config: ScoringConfig,
+    tracker: Tracker,
+    root: Path,
+    overlays: Callable[[pd.DataFrame, pd.DataFrame], list[Picture]] | None,
+) -> None:
+    """Print and log tables and report."""
     tracker.log_params(
         {
             "evaluate.rule": config.rule or "none",
@@ -299,9 +302,9 @@ def _log_scores(
     tracker.log_table(table, "scores/evaluation")
     tracker.log_table(summary, "scores/summary")
     _log_problems(problems, tracker, root)
-    tracker.log_figure(_report(table, summary, worst), "evaluation")
+    pictures = overlays(table, worst) if overlays is not None else []
+    tracker.log_figure([*_report(table, summary, worst), *pictures], "evaluation")
     tracker.describe(_description(summary, config, num_missing))
-    return table, worst
 
 
 def _score_all(pairs: list[Pair], workers: int) -> list[Scored]:
@@ -354,20 +357,20 @@ def _report(table: pd.DataFrame, summary: pd.DataFrame, worst: pd.DataFrame) -> 
     return figures
 
 
-def _log_overlays(
+def _overlays(
     pairs: list[Pair],
     config: ScoringConfig,
     references: Path,
     table: pd.DataFrame,
     worst: pd.DataFrame,
-    tracker: Tracker,
-) -> None:
+) -> list[Picture]:
     """Pictures of the worst predicted cases, where the references come with images."""
     try:
         cases = {case.id: case for case in discover_cases(references, need_labels=True).cases}
     except DataError:
-        return
+        return []
     scheme = get_scheme(config.scheme)
+    pictures = []
     by_id = {pair.case_id: pair for pair in pairs}
     predicted = [c for c in worst["case"] if c in cases and by_id[c].prediction is not None]
     for place, case_id in enumerate(predicted[:NUM_OVERLAYS], start=1):
@@ -393,7 +396,8 @@ def _log_overlays(
             dice_by_region(table, case_id),
             meta.stored_spacing_mm,
         )
-        tracker.log_figure(figure, f"overlays/worst_{place}_{case_id}")
+        pictures.append(Picture(figure))
+    return pictures
 
 
 def _description(summary: pd.DataFrame, config: ScoringConfig, num_missing: int) -> str:
