@@ -32,11 +32,15 @@ STUDY = StudyPlan(
     phantom=Smaller(
         changes={
             "train": {"epochs": 2, "validate_every": 1},
-            "loader": {"samples_per_epoch": 8, "batch_size": 1},
+            "loader": {"samples_per_epoch": 4, "batch_size": 1},
             "inference": {"overlap": 0.0},
+            "split": {"folds": 9},
         },
-        space={"loader.patch": Choice(values=([64, 32, 32],))},
-        budget=Budget(trials=5, vram_gb=0.6, reruns=1),
+        space={
+            "model.feature_size": Choice(values=(12, 24, 48)),
+            "loader.patch": Choice(values=([64, 32, 32],)),
+        },
+        budget=Budget(trials=4, vram_gb=0.8, reruns=1),
     ),
 )
 
