@@ -3,8 +3,8 @@
     python studies/tune_unet.py                                  # phantoms, minutes on a CPU
     python studies/tune_unet.py --data FOLDER --trials 40 --folds 2
 
-The learning rates span 1e-5 to 1e-1 and hold the default; on a narrow range far from it (0.05 to 0.1)
-a search only picks the least bad divergence.
+The learning rates span 1e-5 to 1e-1 and hold the default; within a narrow range far from it (0.05
+to 0.1) a search only picks the least bad divergence.
 """
 
 from bratsml.tuning.settings import PrunerConfig, SamplerConfig
