@@ -31,6 +31,10 @@ CHECKPOINTS_KEPT = 3
 """Last, the one before it, and best."""
 BYTES_PER_PARAMETER_KEPT = 12
 """float32 weights and the optimizer's two moments."""
+FOLD_SECONDS = 20.0
+"""Around the training of a fold: starting, its trace, last scores, pictures."""
+STEPS_TIMED = 3
+"""The first ones also load code and find memory."""
 BATCHES_TIMED = 3
 """Augmentations come by chance, so one batch says little."""
 
@@ -95,7 +99,7 @@ def estimate(experiment: Experiment, store: Store, split: Split) -> Estimate:
         if on_gpu(device)
         else cost.step_seconds + cost.batch_seconds
     )
-    seconds = (
+    seconds = FOLD_SECONDS + (
         experiment.train.epochs * steps * one_step
         + validations * num_validation * windows * cost.window_seconds
     )
@@ -122,7 +126,7 @@ def total_seconds(one_fold: Estimate, num_folds: int, parallel: int) -> float:
 
 
 def measure_step(experiment: Experiment, label_scheme: str) -> StepCost:
-    """Time the second of two training steps, and one window, on random numbers.
+    """Time the fastest of a few training steps and windows, on random numbers.
 
     ``batch_seconds`` is left at 0.
     """
@@ -134,9 +138,9 @@ def measure_step(experiment: Experiment, label_scheme: str) -> StepCost:
     shape = (experiment.loader.batch_size, len(MODALITIES), *experiment.loader.patch)
     image = torch.rand(shape, device=device)
     label = torch.zeros((shape[0], 1, *shape[2:]), dtype=torch.uint8, device=device)
-    step_seconds = 0.0
+    seconds = []
     try:
-        for _ in range(2):
+        for _ in range(STEPS_TIMED):
             start = _now(device)
             with autocast_of(experiment.compute, device):
                 value = loss(model(image), output.target(label))
@@ -144,7 +148,7 @@ def measure_step(experiment: Experiment, label_scheme: str) -> StepCost:
             optimizer.step()
             optimizer.zero_grad()
             _wait_for(device)
-            step_seconds = _now(device) - start
+            seconds.append(_now(device) - start)
         window_seconds = _time_window(model, experiment, device)
     except torch.cuda.OutOfMemoryError as error:
         raise ResourceError(
@@ -152,7 +156,7 @@ def measure_step(experiment: Experiment, label_scheme: str) -> StepCost:
             "loader.batch_size, or set model.checkpointing=true and compute.precision=bf16"
         ) from error
     parameters = sum(p.numel() for p in model.parameters())
-    return StepCost(0.0, step_seconds, window_seconds, _peak_memory(device), parameters)
+    return StepCost(0.0, min(seconds), window_seconds, _peak_memory(device), parameters)
 
 
 def _measure_tree(tree: Tree, label_scheme: str) -> StepCost:
@@ -162,20 +166,26 @@ def _measure_tree(tree: Tree, label_scheme: str) -> StepCost:
 def _time_window(model: nn.Module, experiment: Experiment, device: torch.device) -> float:
     model.eval()
     window = torch.rand((1, len(MODALITIES), *experiment.window), device=device)
-    start = _now(device)
-    with torch.inference_mode(), autocast_of(experiment.compute, device):
-        model(window)
-    _wait_for(device)
-    return _now(device) - start
+    seconds = []
+    for _ in range(STEPS_TIMED):
+        start = _now(device)
+        with torch.inference_mode(), autocast_of(experiment.compute, device):
+            model(window)
+        _wait_for(device)
+        seconds.append(_now(device) - start)
+    return min(seconds)
 
 
 def _time_batch(experiment: Experiment, store: Store, split: Split, device: torch.device) -> float:
     """Seconds until the loader can give the next batch, all its workers at work."""
     alone = experiment.loader.model_copy(update={"workers": 0})
-    loader = PatchLoader(store, split.training(0), alone, experiment.seed)
+    batches = islice(
+        PatchLoader(store, split.training(0), alone, experiment.seed).epoch(0), BATCHES_TIMED + 1
+    )
+    next(batches)  # the first one loads code
     start = _now(device)
-    count = sum(1 for _ in islice(loader.epoch(0), BATCHES_TIMED))
-    seconds = (_now(device) - start) / count
+    count = sum(1 for _ in batches)
+    seconds = (_now(device) - start) / max(count, 1)
     return seconds / max(1, num_workers(experiment.loader.workers)) if on_gpu(device) else seconds
 
 
