@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from monai.networks.nets import SwinUNETR
 from pydantic import Field, field_validator, model_validator
 from torch import nn
@@ -11,7 +12,7 @@ from torch import nn
 from bratsml.config import Config
 from bratsml.errors import ConfigError
 from bratsml.geometry import Shape
-from bratsml.models.attention.backends import AttentionName
+from bratsml.models.attention.backends import AttentionName, require
 from bratsml.models.attention.swin import use_backend
 
 SIDE_FACTOR = 32
@@ -56,7 +57,7 @@ class SwinUNETRConfig(Config):
         return self
 
     def check_patch(self, patch: Shape) -> None:
-        """Refuse sides that are not multiples of 32.
+        """Refuse sides that are not multiples of 32, and a patch that ends in a single voxel.
 
         Raises:
             ConfigError: Naming the patch.
@@ -66,6 +67,19 @@ class SwinUNETRConfig(Config):
                 f"patch {list(patch)} does not suit swinunetr: sides must be multiples of "
                 f"{SIDE_FACTOR}"
             )
+        if all(side == SIDE_FACTOR for side in patch):
+            raise ConfigError(
+                f"patch {list(patch)} is too small for swinunetr: one voxel is left after five "
+                "halvings, which instance norm cannot take; make a side 64"
+            )
+
+    def check_device(self, device: torch.device) -> None:
+        """Refuse an attention that cannot train on that device.
+
+        Raises:
+            ConfigError: Saying why, and what to use instead.
+        """
+        require(self.attention, device, dropout=self.attn_drop_rate)
 
     def build(self, in_channels: int, out_channels: int) -> nn.Module:
         """A network from ``(N, in_channels, X, Y, Z)`` to logits ``(N, out_channels, X, Y, Z)``."""

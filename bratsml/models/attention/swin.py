@@ -16,6 +16,7 @@ from monai.networks.nets.swin_unetr import (
     get_window_size,
 )
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from bratsml.models.attention import sdpa
 from bratsml.models.attention.backends import NAMES, attend_by, require
@@ -55,9 +56,10 @@ class BackendAttention(WindowAttention):
         variant = self.backend
         if variant == "auto":
             variant = choose(qkv, table, windows, dropout)
-        elif not torch.compiler.is_compiling():
-            require(variant, qkv.device, training=_wants_gradient(qkv, table), dropout=dropout)
-        if not torch.compiler.is_compiling():
+        # Neither a compiler nor a tracer of shapes runs anything.
+        if not (torch.compiler.is_compiling() or isinstance(qkv, FakeTensor)):
+            training = _wants_gradient(qkv, table)
+            require(self.backend, qkv.device, training=training, dropout=dropout)
             self._note(variant, qkv, table, dropout)
         out = attend_by(variant)(qkv, table, windows, dropout)
         return cast(Tensor, self.proj_drop(self.proj(out)))

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from bratsml.errors import ConfigError
 from bratsml.models.attention.windows import Windows, places_on
@@ -73,17 +74,14 @@ def is_interpreted() -> bool:
 
 def obstacle(device: torch.device) -> str:
     """Why the kernels cannot run on that device, or ``""``."""
+    if device.type != "cuda" and not (device.type == "cpu" and is_interpreted()):
+        return f"it needs a CUDA GPU and the network is on {device.type}"
     if not is_installed():
         return "the package triton is not installed"
-    if device.type == "cuda":
-        if torch.cuda.get_device_capability(device) < SMALLEST_COMPUTE_CAPABILITY:
-            return "the GPU is older than compute capability 7.5"
-        return ""
-    return (
-        ""
-        if device.type == "cpu" and is_interpreted()
-        else f"it needs a CUDA GPU and the network is on {device.type}"
-    )
+    is_gpu = device.type == "cuda"
+    if is_gpu and torch.cuda.get_device_capability(device) < SMALLEST_COMPUTE_CAPABILITY:
+        return "the GPU is older than compute capability 7.5"
+    return ""
 
 
 def attend(
@@ -105,7 +103,8 @@ def attend(
         raise ConfigError(f"attention=triton computes in 32 or 16 bits, not in {qkv.dtype}")
     if qkv.dtype == torch.bfloat16 and not qkv.is_cuda and is_interpreted():
         raise ConfigError("Triton's interpreter does not know bfloat16; use float32 or float16")
-    seed = int(torch.randint(1 << _SEED_BITS, ())) if dropout else 0
+    draws = dropout > 0.0 and not isinstance(qkv, FakeTensor)
+    seed = int(torch.randint(1 << _SEED_BITS, ())) if draws else 0
     return attend_seeded(qkv, table, windows, dropout, seed, tiles)
 
 
