@@ -44,6 +44,7 @@ from bratsml.tracking.tracker import Tracker
 from bratsml.training.checkpoint import CheckpointFolder, load_checkpoint
 from bratsml.training.hooks import Hook, ProgressHook
 from bratsml.training.loop import FitResult, Validation, fit
+from bratsml.workflows.attention_note import AttentionNote
 from bratsml.workflows.console import say
 
 RESULT_FILE = "result.json"
@@ -208,7 +209,8 @@ def _fit(
         score = metrics.get("val/dice/mean", 0.0)
         return Validation(score=score, metrics=metrics, table=table)
 
-    hooks = [ProgressHook(f"fold {work.fold}"), ProgressFile(work.folder), *more_hooks]
+    own = [ProgressHook(f"fold {work.fold}"), ProgressFile(work.folder)]
+    hooks = [*own, AttentionNote(model, tracker), *more_hooks]
     return fit(
         model=model,
         loss=loss,

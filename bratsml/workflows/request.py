@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bratsml.compute.device import choose_device
 from bratsml.config import Tree, merge, parse_assignments, with_overrides
 from bratsml.data.phantom import PhantomConfig, write_phantoms
 from bratsml.data.store import Store
@@ -19,6 +20,7 @@ from bratsml.experiment import (
     phantom_profile,
     read_experiment_tree,
 )
+from bratsml.models.swinunetr import SwinUNETRConfig
 from bratsml.tracking.runs import RecordedRun
 from bratsml.tracking.store import project_root
 from bratsml.workflows.arguments import whole_number
@@ -67,6 +69,7 @@ def prepare(request: Request, shorthands: Mapping[str, Any] | None = None) -> Pr
     """
     root = project_root()
     experiment = resolve_experiment(request, root, shorthands or {})
+    _require_hardware(experiment)
     is_phantom = not request.data
     data = _phantom_folder(root) if is_phantom else Path(request.data)
     store = store_of(str(data), experiment, root)
@@ -141,6 +144,12 @@ def _typed_changes(request: Request, shorthands: Mapping[str, Any]) -> Tree:
     for text in request.overrides:
         changes = merge(changes, parse_assignments(text))
     return changes
+
+
+def _require_hardware(experiment: Experiment) -> None:
+    device = choose_device(experiment.compute)
+    if isinstance(experiment.model, SwinUNETRConfig):
+        experiment.model.check_device(device)
 
 
 def _phantom_folder(root: Path) -> Path:
