@@ -348,7 +348,9 @@ def _conclude(search: Search, record: StudyRecord, tracker: MlflowTracker) -> tu
     if not _work(search, again, tracker):
         reruns.return_stale(is_owner_alive)
         return False, ""
-    verdict = decide(found, reruns, seed)
+    store = search.prepared.store
+    patients = {case: store.meta(case).patient for case in store.case_ids}
+    verdict = decide(found, reruns, seed, patients)
     _log_verdict(search, verdict, tracker)
     return True, verdict.sentence
 
@@ -412,10 +414,18 @@ def _description(search: Search, sentence: str, verdict: Verdict | None) -> str:
         "",
     ]
     if verdict is not None and len(verdict.table):
-        columns = ["candidate", "search_dice", "rerun_dice", "difference", "low95", "high95"]
+        columns = [
+            "candidate",
+            "search_dice",
+            "rerun_dice",
+            "difference",
+            "low95",
+            "high95",
+            "verdict",
+        ]
         lines += [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
         for row in verdict.table[columns].itertuples(index=False):
-            cells = (f"{v:.4f}" if isinstance(v, float) else str(v) for v in row)
+            cells = (f"{v:.4f}" if isinstance(v, float) else str(v or "") for v in row)
             lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "Figures: `study/figures.html`; every trial: `study/trials.csv`."]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """The end of a study: its best points and the default, trained again with fresh seeds.
 
-The best of many noisy scores is too good by chance. The candidates are therefore trained anew, and
-the winner is compared with the default case by case.
+The best of many noisy scores is too good by chance. The candidates are therefore trained anew and
+compared with the default patient by patient (:mod:`bratsml.evaluation.compare`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import pandas as pd
 import yaml
 
 from bratsml.config import Tree, merge
-from bratsml.evaluation.intervals import bootstrap_mean
-from bratsml.tuning.space import Space
+from bratsml.evaluation.compare import compare
+from bratsml.tuning.space import Space, WholeNumber
 from bratsml.tuning.study import CASES, SharedStudy
 
 FRESH_SEED = 1000
 """Added to the experiment's seed, so that no rerun repeats a trial."""
-FEW_CASES = 20
 DEFAULT = "default"
 
 
@@ -76,35 +75,72 @@ def rerun_points(found: Sequence[Candidate], seed: int, num_seeds: int) -> list[
     ]
 
 
-def decide(found: Sequence[Candidate], reruns: SharedStudy, seed: int) -> Verdict:
-    """Compare the candidates with the default on the same cases.
+def decide(
+    found: Sequence[Candidate],
+    reruns: SharedStudy,
+    seed: int,
+    patients: Mapping[str, str] | None = None,
+) -> Verdict:
+    """Compare the candidates with the default, patient by patient.
 
     Args:
         reruns: The study of :func:`rerun_points`; a candidate without a complete rerun is left out.
+        patients: Case to patient; ``None`` when every case is a patient of its own.
     """
     dice = {c.name: scores for c in found if (scores := _dice_of(c, reruns))}
-    rows = [_row(c, dice, seed) for c in found if c.name in dice]
-    table = pd.DataFrame(rows)
     tuned = [c for c in found if c.name in dice and c.name != DEFAULT]
     if DEFAULT not in dice or not tuned:
         missing = "the default" if DEFAULT not in dice else "no tuned point"
-        sentence = f"no verdict: {missing} came through the reruns" + (
-            "" if tuned else " or search"
-        )
+        table = pd.DataFrame([_row(c, dice, {}) for c in found if c.name in dice])
+        sentence = f"no verdict: {missing} came through the reruns"
         return Verdict(tuned[0] if tuned else None, False, sentence, table)
+    against = {c.name: _against_default(dice, c.name, seed, patients, len(tuned)) for c in tuned}
+    rows = [_row(c, dice, against.get(c.name, {})) for c in found if c.name in dice]
     best = max(tuned, key=lambda c: float(np.mean(list(dice[c.name].values()))))
-    row = next(row for row in rows if row["candidate"] == best.name)
-    difference, low, high = row["difference"], row["low95"], row["high95"]
-    num_cases = len(dice[best.name].keys() & dice[DEFAULT].keys())
-    interval = f"95 % interval {low:+.4f} to {high:+.4f} over {num_cases} cases"
-    few = "; so few cases decide little" if num_cases < FEW_CASES else ""
-    if low > 0:
-        sentence = f"{best.name} is better than the default by {difference:.4f} ({interval}){few}"
-    elif high < 0:
-        sentence = f"the default is better than {best.name} by {-difference:.4f} ({interval}){few}"
-    else:
-        sentence = f"a tie: {best.name} minus the default {difference:+.4f} ({interval}){few}"
-    return Verdict(best, bool(low > 0), sentence, table)
+    compared = against[best.name]
+    return Verdict(
+        best,
+        compared["verdict"] == "second is better",
+        _sentence(best.name, compared),
+        pd.DataFrame(rows),
+    )
+
+
+def _sentence(name: str, compared: Mapping[str, Any]) -> str:
+    difference = compared["difference"]
+    evidence = (
+        f"95 % interval {compared['low95']:+.4f} to {compared['high95']:+.4f}, "
+        f"p {compared['p_corrected']:.2g}, {compared['num_patients']} patients"
+    )
+    if compared["verdict"] == "second is better":
+        return f"{name} is better than the default by {difference:.4f} ({evidence})"
+    if compared["verdict"] == "first is better":
+        return f"the default is better than {name} by {-difference:.4f} ({evidence})"
+    if compared["verdict"] == "tie":
+        return (
+            f"a tie: {name} minus the default {difference:+.4f} ({evidence}); a difference of "
+            f"{compared['smallest_detectable']:.4f} could have been seen"
+        )
+    return f"too few patients to tell: {name} minus the default {difference:+.4f} ({evidence})"
+
+
+def _against_default(
+    dice: Mapping[str, Mapping[str, float]],
+    name: str,
+    seed: int,
+    patients: Mapping[str, str] | None,
+    num_pairs: int,
+) -> dict[str, Any]:
+    """The comparison of one candidate's mean Dice with the default's, on the cases both have."""
+    shared = sorted(dice[DEFAULT].keys() & dice[name].keys())
+    default, tuned = (
+        pd.DataFrame(
+            {"case": shared, "region": "mean", "dice": [dice[which][case] for case in shared]}
+        )
+        for which in (DEFAULT, name)
+    )
+    table = compare(default, tuned, patients, seed=seed, num_pairs=num_pairs)
+    return {str(key): value for key, value in table.to_dict("records")[0].items()}
 
 
 def tuned_yaml(base: str, changes: Tree, space_changes: Tree, comment: Sequence[str]) -> str:
@@ -116,8 +152,6 @@ def tuned_yaml(base: str, changes: Tree, space_changes: Tree, comment: Sequence[
 
 def space_with_seed(space: Space) -> Space:
     """The space of the reruns."""
-    from bratsml.tuning.space import WholeNumber
-
     return space.with_dimensions({"seed": WholeNumber(low=0, high=2**31 - 1)})
 
 
@@ -133,18 +167,13 @@ def _dice_of(candidate: Candidate, reruns: SharedStudy) -> dict[str, float]:
 
 
 def _row(
-    candidate: Candidate, dice: Mapping[str, Mapping[str, float]], seed: int
+    candidate: Candidate, dice: Mapping[str, Mapping[str, float]], compared: Mapping[str, Any]
 ) -> dict[str, Any]:
-    ours, default = dice[candidate.name], dice.get(DEFAULT, {})
-    shared = sorted(ours.keys() & default.keys())
-    differences = np.array([ours[case] - default[case] for case in shared])
-    low, high = bootstrap_mean(differences, seed)
+    kept = ("difference", "low95", "high95", "p_corrected", "num_patients", "verdict")
     return {
         "candidate": candidate.name,
         **candidate.params,
         "search_dice": candidate.found_dice,
-        "rerun_dice": float(np.mean(list(ours.values()))),
-        "difference": float(differences.mean()) if len(shared) else float("nan"),
-        "low95": low,
-        "high95": high,
+        "rerun_dice": float(np.mean(list(dice[candidate.name].values()))),
+        **{name: compared.get(name) for name in kept},
     }

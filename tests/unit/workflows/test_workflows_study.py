@@ -343,11 +343,11 @@ def test_candidates_are_the_default_and_the_best_at_other_points() -> None:
     assert len(rerun_points(found, 0, 2)) == 6
 
 
-def verdict_of(gain: float, spread: float) -> Any:
+def verdict_of(gain: float, spread: float, num_cases: int = 30) -> Any:
     default, tuned = {"lr": 1.0}, {"lr": 2.0}
     found = candidates([fake_trial(3, tuned, 0.9)], default, 1)
     rng = np.random.default_rng(0)
-    cases = {f"c{i}": 0.5 for i in range(30)}
+    cases = {f"c{i}": 0.5 for i in range(num_cases)}
     better = {case: 0.5 + gain + spread * rng.standard_normal() for case in cases}
     reruns: Any = SimpleNamespace(
         trials=lambda: [
@@ -367,6 +367,12 @@ def test_a_clear_gain_is_better_and_noise_is_a_tie() -> None:
     assert tie.sentence.startswith("a tie: trial 3")
     worse = verdict_of(-0.1, 0.01)
     assert worse.sentence.startswith("the default is better than trial 3 by 0.10")
+
+
+def test_five_patients_are_too_few_whatever_they_show() -> None:
+    few = verdict_of(0.5, 0.01, num_cases=5)
+    assert not few.is_better
+    assert few.sentence.startswith("too few patients to tell: trial 3")
 
 
 def test_without_the_defaults_rerun_there_is_no_verdict() -> None:
