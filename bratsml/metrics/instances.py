@@ -139,5 +139,7 @@ def touching(first: Labels, second: Labels) -> set[tuple[int, int]]:
 
 def _components(mask: BoolVolume) -> Labels:
     """26-connected components, numbered from 1 by their first voxel in C order."""
+    if 1 in mask.shape:  # cc3d 4.1.1 reserves too few labels for a single row of voxels
+        return _components(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
     labels: Labels = cc3d.connected_components(np.ascontiguousarray(mask), connectivity=26)
     return labels

@@ -31,7 +31,7 @@ def score(prediction, reference, rule, spacing=MM):
     return score_lesions(masks_of(prediction, rule), masks_of(reference, rule), spacing, rule)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(label_maps(), names)
 def test_scores_are_bounded_and_lesions_add_up(maps, name):
     rule = RULES[name]
@@ -45,7 +45,7 @@ def test_scores_are_bounded_and_lesions_add_up(maps, name):
         assert sum(lesion.volume_mm3 for lesion in found.lesions) == found.reference_mm3
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(label_maps(count=1), names)
 def test_a_reference_against_itself_is_perfect(maps, name):
     rule = RULES[name]

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bratsml.metrics.instances import find_instances
 from bratsml.metrics.lesions import missing_case, score_lesions
 from bratsml.metrics.rules import RULES, Rule
 
@@ -271,3 +272,9 @@ def test_a_missing_mask_is_named():
 def test_probabilities_are_refused():
     with pytest.raises(ValueError, match="must be boolean"):
         score(EMPTY.astype(float), EMPTY)
+
+
+def test_a_single_row_of_voxels_has_its_lesions():
+    row = np.array([[[True, False, True, False, True]]])
+    assert len(find_instances(row, 0).numbers) == 3
+    assert len(find_instances(row.reshape(5, 1, 1), 0).numbers) == 3
