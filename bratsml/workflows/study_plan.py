@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -127,7 +128,7 @@ def parse(
         data=typed.data,
         storage=typed.storage,
         new=typed.new,
-        workers=whole_number("workers", typed.workers or "1"),
+        workers=whole_number("workers", typed.workers or _default_workers(typed.data)),
         multi_objective=typed.multi_objective,
         overrides=tuple(typed.set),
     )
@@ -144,7 +145,7 @@ def _parser(plan: StudyPlan) -> argparse.ArgumentParser:
     add("--trials", default="", help="points tried in all, earlier sessions included")
     add("--hours", default="", help="after so long no new trial begins")
     add("--vram-gb", default="", help="device memory of one trial, e.g. 8")
-    add("--workers", default="", help="trials at a time")
+    add("--workers", default="", help="trials at a time; 1, or 2 of phantoms")
     add("--storage", default="", help="postgresql://USER@HOST/DB; studies.db here if not given")
     add("--folds", default="", help="folds that each trial trains")
     add("--set", action="append", default=[], help="override of any setting, e.g. train.epochs=3")
@@ -153,6 +154,11 @@ def _parser(plan: StudyPlan) -> argparse.ArgumentParser:
     which.add_argument("--resume", action="store_true", help="go on with the latest (the default)")
     which.add_argument("--new", action="store_true", help="start another study beside the earlier")
     return parser
+
+
+def _default_workers(data: str) -> str:
+    """One trial at a time; of small ones on phantoms two, since they cannot fill two cores."""
+    return "1" if data else str(min(2, os.cpu_count() or 1))
 
 
 def _positive(name: str, text: str) -> float:
