@@ -19,7 +19,7 @@ from bratsml.models.attention.windows import Windows
 MOST_SCORES = {"cpu": 1 << 20, "cuda": 1 << 25}
 """Scores of one measured call: enough to fill the device, small beside a network's own memory."""
 
-REPEATS = {"cpu": 3, "cuda": 20}
+REPEATS = {"cpu": 4, "cuda": 20}
 
 MOST_ERROR = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 """Allowed relative error against float64, in the Frobenius norm, of output and gradients."""
@@ -100,23 +100,31 @@ def measure(workload: Workload, candidates: list[str]) -> dict[str, Measured]:
 
 def _measure(workload: Workload, candidates: list[str]) -> dict[str, Measured]:
     trial = _Trial(workload)
-    own_error = trial.error("reference")
-    limit = max(MOST_ERROR.get(workload.dtype, 1e-6), NO_WORSE * own_error)
-    found = {name: _measure_one(trial, name, limit) for name in candidates}
-    if workload.device.type == "cuda":
+    limit = max(MOST_ERROR.get(workload.dtype, 1e-6), NO_WORSE * trial.error("reference"))
+    left_out = {name: _reason_against(trial, name, limit) for name in candidates}
+    fit = [name for name in candidates if not left_out[name]]
+    # In turns, so that other work on the machine slows all alike.
+    rounds = [
+        {name: trial.seconds(name) for name in fit} for _ in range(REPEATS[trial.device_kind])
+    ]
+    if trial.on_gpu:
         torch.cuda.empty_cache()
-    return found
+    typical = statistics.median if trial.on_gpu else min  # CPU seconds are only ever added to
+    return {
+        name: Measured(1000 * typical(each[name] for each in rounds) if name in fit else 0.0, why)
+        for name, why in left_out.items()
+    }
 
 
-def _measure_one(trial: _Trial, name: str, limit: float) -> Measured:
+def _reason_against(trial: _Trial, name: str, limit: float) -> str:
+    """Why a backend is out of the question, or ``""``; whatever it compiles is compiled then."""
     try:
         error = trial.error(name)
-        if not error <= limit:
-            return Measured(0.0, f"error {error:.1e}, allowed {limit:.1e}")
-        return Measured(trial.milliseconds(name))
-    except Exception as error:  # whatever a backend raises, another can do its work
-        first_line = (str(error).splitlines() or [""])[0]
-        return Measured(0.0, f"{type(error).__name__}: {first_line[:200]}")
+        trial.seconds(name)
+    except Exception as failure:  # whatever a backend raises, another can do its work
+        first_line = (str(failure).splitlines() or [""])[0]
+        return f"{type(failure).__name__}: {first_line[:200]}"
+    return "" if error <= limit else f"error {error:.1e}, allowed {limit:.1e}"
 
 
 class _Trial:
@@ -124,6 +132,8 @@ class _Trial:
 
     def __init__(self, workload: Workload) -> None:
         self.workload = workload
+        self.on_gpu = workload.device.type == "cuda"
+        self.device_kind = "cuda" if self.on_gpu else "cpu"
         rng = torch.Generator().manual_seed(0)
         tokens, heads = workload.windows.num_tokens, workload.heads
 
@@ -157,22 +167,18 @@ class _Trial:
         ]
         return math.nan if any(map(math.isnan, errors)) else max(errors)
 
-    def milliseconds(self, name: str) -> float:
-        """Median on a GPU; the least on a CPU, where other work only ever adds to it."""
-        attend, dropout = attend_by(name), self.workload.dropout
-        on_gpu = self.workload.device.type == "cuda"
-        if dropout:
-            self._call(attend, dropout)  # compiles what error() did not
-        seconds = []
-        for _ in range(REPEATS["cuda" if on_gpu else "cpu"]):
-            if on_gpu:
-                torch.cuda.synchronize(self.workload.device)
-            start = time.perf_counter()
-            self._call(attend, dropout)
-            if on_gpu:
-                torch.cuda.synchronize(self.workload.device)
-            seconds.append(time.perf_counter() - start)
-        return 1000 * (statistics.median(seconds) if on_gpu else min(seconds))
+    def seconds(self, name: str) -> float:
+        """Time of one call; on a CPU that of the processor, which others' work hardly changes."""
+        clock = time.perf_counter if self.on_gpu else time.process_time
+        self._wait()
+        start = clock()
+        self._call(attend_by(name), self.workload.dropout)
+        self._wait()
+        return clock() - start
+
+    def _wait(self) -> None:
+        if self.on_gpu:
+            torch.cuda.synchronize(self.workload.device)
 
 
 def _shrink(grid: tuple[int, ...], most: int) -> tuple[int, ...]:

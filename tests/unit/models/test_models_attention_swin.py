@@ -119,3 +119,10 @@ def test_what_cannot_run_is_refused_by_name() -> None:
 def test_flex_with_dropped_attention_weights_is_refused() -> None:
     with pytest.raises(ValidationError, match="flex cannot drop"):
         SwinUNETRConfig(attention="flex", attn_drop_rate=0.1)
+
+
+def test_a_patch_with_one_voxel_at_the_deepest_stage_is_refused() -> None:
+    config = SwinUNETRConfig(feature_size=12)
+    with pytest.raises(ConfigError, match="one of them 64 or more"):
+        config.check_patch((32, 32, 32))
+    config.check_patch((32, 64, 32))
