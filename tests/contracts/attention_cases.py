@@ -7,11 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from monai.networks.nets.swin_unetr import BasicLayer
 from torch import Tensor
 
 from bratsml.models.attention import reference
-from bratsml.models.attention.swin import use_backend
 from bratsml.models.attention.windows import Windows
 
 TOLERANCE = {torch.float32: 3e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2, torch.float64: 1e-13}
@@ -104,6 +102,11 @@ def assert_step_equals_reference(backend: str, device: str = "cpu") -> None:
 
 def step_of_stage(backend: str, device: str, dtype: torch.dtype) -> dict[str, Tensor]:
     """How much each weight changes; one block is shifted, and the image not a whole window."""
+    # Only here: importing MONAI takes longer than the interpreted kernels of the fast tests.
+    from monai.networks.nets.swin_unetr import BasicLayer
+
+    from bratsml.models.attention.swin import use_backend
+
     torch.manual_seed(0)
     stage = BasicLayer(16, 2, 2, (2, 2, 2), drop_path=[0.0, 0.0], qkv_bias=True)
     use_backend(stage, backend)

@@ -77,10 +77,14 @@ def test_sdpa(case: Case, dtype: torch.dtype) -> None:
     assert_equals_reference(sdpa.attend, case, dtype)
 
 
+def test_flex(eager_flex: Callable[..., Tensor]) -> None:
+    assert_equals_reference(eager_flex, CASES["2-D shifted"], torch.float32)
+
+
+@pytest.mark.slow
 @every_case
-@pytest.mark.parametrize("dtype", [torch.float32], ids=str)
-def test_flex(case: Case, dtype: torch.dtype, eager_flex: Callable[..., Tensor]) -> None:
-    assert_equals_reference(eager_flex, case, dtype)
+def test_flex_in_every_case(case: Case, eager_flex: Callable[..., Tensor]) -> None:
+    assert_equals_reference(eager_flex, case, torch.float32)
 
 
 @pytest.mark.slow

@@ -65,7 +65,7 @@ def _keep(seed, pair, queries, keys, dropout, N: tl.constexpr):
     return tl.uint_to_uniform_float(bits) >= dropout
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed"])
 def forward_kernel(
     qkv, table, place, side, border, out, logsumexp, seed, dropout, scale, num_windows, center,
     H, T, N: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_Q: tl.constexpr,
@@ -122,7 +122,7 @@ def forward_kernel(
     tl.store(logsumexp + row, largest + tl.log2(total), mask=queries < N)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed"])
 def query_gradient_kernel(
     qkv, table, place, side, border, out, logsumexp, grad_out, row_sum, grad_qkv, seed, dropout,
     scale, num_windows, center,
@@ -178,7 +178,7 @@ def query_gradient_kernel(
     tl.store(target, grad.to(grad_qkv.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed"])
 def key_gradient_kernel(
     qkv, table, place, side, border, logsumexp, grad_out, row_sum, grad_qkv, seed, dropout,
     scale, num_windows, center,
@@ -236,7 +236,7 @@ def key_gradient_kernel(
     tl.store(target + 2 * H * D, grad_value.to(grad_qkv.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["seed"])
 def bias_gradient_kernel(
     qkv, table, place, side, border, logsumexp, grad_out, row_sum, grad_bias, seed, dropout,
     scale, num_windows, center, all_windows, share,
