@@ -37,7 +37,7 @@ STUDY = StudyPlan(
             "split": {"folds": 9},
         },
         space={
-            "model.feature_size": Choice(values=(12, 24, 48)),
+            "model.feature_size": Choice(values=(12, 24)),
             "loader.patch": Choice(values=([64, 32, 32],)),
         },
         budget=Budget(trials=4, vram_gb=0.8, reruns=1),

@@ -104,4 +104,6 @@ class StudyReport:
 
 
 def _short(value: object) -> str:
-    return f"{value:.2g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) and not value.is_integer():
+        return f"{value:.2g}"
+    return f"{value:.0f}" if isinstance(value, float) else str(value)
