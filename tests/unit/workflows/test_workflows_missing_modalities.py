@@ -71,6 +71,5 @@ def test_terminal_and_sentence_say_mean_change_and_interval() -> None:
     assert list(shown.columns[1].cells)[-1] == "0.250 (-0.750)\n0.250 to 0.250"
     row = table.iloc[1].to_dict() | {"missing": "t2f"}
     assert workflow.sentence(row) == (
-        "Dice ET loses most without t2f: -0.2500 "
-        "(95 % interval -0.2500 to -0.2500 over 1 patients)"
+        "Dice ET loses most without t2f: -0.2500 (95 % interval -0.2500 to -0.2500 over 1 patients)"
     )
