@@ -23,11 +23,11 @@ from bratsml.tracking.tracker import NullTracker
 from bratsml.training.loop import Diverged
 from bratsml.tuning.space import Choice, LogUniform, Space
 from bratsml.workflows import study_trial
-from bratsml.workflows.study import check_smallest
 from bratsml.workflows.study_hooks import Pruned, ReportHook
 from bratsml.workflows.study_outcome import close
 from bratsml.workflows.study_plan import Budget, Smaller, StudyPlan, parse
 from bratsml.workflows.study_record import StudyRecord, TrialJob
+from bratsml.workflows.study_setup import check_smallest
 from bratsml.workflows.study_trial import Stopped, TrialRun, ran_out_of_memory
 from bratsml.workflows.study_verdict import candidates, decide, rerun_points, tuned_yaml
 
@@ -266,6 +266,7 @@ def test_a_budget_no_point_fits_is_refused_before_work() -> None:
         check_smallest(plan, Experiment(), FakeOracle(9000.0))
     check_smallest(plan, Experiment(), FakeOracle(7000.0))
     check_smallest(plan, Experiment(), None)
+    check_smallest(plan, Experiment(), FakeOracle(error=RuntimeError("no trace")))
 
 
 # ------------------------------------------------------------------- reports
