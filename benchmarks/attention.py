@@ -266,7 +266,7 @@ def report(arguments: argparse.Namespace) -> Iterator[str]:
     yield "## Memory of a training step, traced"
     yield ""
     yield "What PyTorch's tensors need at the peak, without allocator and convolution workspace."
-    yield "`sdpa` is traced as a CPU computes it, with every weight kept; on a GPU it keeps fewer."
+    yield "`sdpa` is traced as a CPU computes it, with every weight kept; a GPU may keep fewer."
     yield ""
     yield "| size | backend | peak GB | weights, optimizer | activations, gradients, temporary |"
     yield "|---|---|---|---|---|"
