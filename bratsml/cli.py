@@ -13,6 +13,8 @@ from typing import Annotated
 
 import typer
 
+from bratsml.cli_options import Data, Epochs, ExperimentFile, Model, Overrides, Postprocess
+from bratsml.cli_weights import commands as weights_commands
 from bratsml.errors import BratsmlError
 
 app = typer.Typer(
@@ -21,21 +23,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-Model = Annotated[str, typer.Option(help="Picks experiments/MODEL.yaml, e.g. unet.")]
-ExperimentFile = Annotated[str, typer.Option(help="Experiment file, instead of a model.")]
-Data = Annotated[
-    str,
-    typer.Option(help="Folder of raw cases or a preprocessed store; the phantom set if not given."),
-]
-Epochs = Annotated[str, typer.Option(help="Shorthand for --set train.epochs=N.")]
-Postprocess = Annotated[
-    str, typer.Option(help="postprocess.yaml of tune-postprocess; the experiment's if empty.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Overrides of any setting: 'optim.lr=3e-4 train.epochs=50'."),
-]
 
 
 @app.command()
@@ -108,17 +95,7 @@ def cv(
     work(Request(model, experiment, data, epochs, set_ or (), fork), folds=folds)
 
 
-@app.command()
-def ensemble(
-    run: Annotated[str, typer.Option(help="Id of a cv run; the latest finished if empty.")] = "",
-    data: Annotated[str, typer.Option(help="Data of that run; as recorded if empty.")] = "",
-    average: Annotated[str, typer.Option(help="probabilities or logits.")] = "probabilities",
-    postprocess: Postprocess = "",
-) -> None:
-    """Average the folds of a cv run over its held-out test split."""
-    from bratsml.workflows.ensemble import ensemble as work
-
-    work(run=run, data=data, average=average, postprocess=postprocess)
+app.add_typer(weights_commands)
 
 
 @app.command()

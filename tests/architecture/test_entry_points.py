@@ -23,12 +23,9 @@ def options(command: str) -> set[str]:
     }
 
 
-def test_the_entry_points_are_these() -> None:
-    assert set(ENTRY_POINTS) == {
-        "preprocess", "train", "cv", "ensemble", "predict", "evaluate", "tune-postprocess",
-        "missing-modalities", "compare",
-    }  # fmt: skip
-    assert set(COMMANDS) == {*ENTRY_POINTS, "phantom"}
+def test_every_command_is_an_entry_point() -> None:
+    assert set(COMMANDS) == {*ENTRY_POINTS, "phantom"}  # phantoms come by themselves
+    assert {"train", "cv", "ensemble", "predict", "compare"} <= set(ENTRY_POINTS)
 
 
 @pytest.mark.parametrize("name", ENTRY_POINTS)

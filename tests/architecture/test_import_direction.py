@@ -30,7 +30,9 @@ LEVEL = {
     "tracking": 7,
     "tuning": 7,
     "workflows": 8,
-    "cli": 9,
+    "cli_options": 9,
+    "cli_weights": 10,
+    "cli": 11,
 }
 ANY_LEVEL = {"bratsml.tracking.tracker"}  # a protocol without heavy imports
 ONE_DOOR = {"mlflow": "tracking", "optuna": "tuning"}
