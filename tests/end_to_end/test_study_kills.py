@@ -208,7 +208,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         if shutil.which(tool) is None:
             pytest.skip(f"PostgreSQL is not installed: no {tool}")
     if not any(importlib.util.find_spec(name) for name in ("psycopg", "psycopg2")):
-        pytest.skip("no driver for PostgreSQL: pip install 'psycopg[binary]'")
+        pytest.skip("no driver for PostgreSQL: pip install 'bratsml[postgres]'")
     user = {"user": "nobody"} if os.geteuid() == 0 else {}  # the server refuses to be root
     # a short path of its own: the server's user must be able to reach it
     folder = Path("/tmp") / f"bratsml-postgres-{os.getpid()}"
