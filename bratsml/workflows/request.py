@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bratsml.compute.device import choose_device
-from bratsml.config import Tree, merge, parse_assignments, with_overrides
+from bratsml.config import (
+    Tree,
+    build_config,
+    flatten,
+    merge,
+    parse_assignments,
+    with_overrides,
+)
 from bratsml.data.phantom import PhantomConfig, write_phantoms
 from bratsml.data.store import Store
 from bratsml.errors import ConfigError, DataError
 from bratsml.experiment import (
     Experiment,
     find_experiment_file,
-    load_experiment,
     phantom_profile,
     read_experiment_tree,
 )
@@ -68,13 +74,24 @@ def prepare(request: Request, shorthands: Mapping[str, Any] | None = None) -> Pr
         DataError: The data cannot be used.
     """
     root = project_root()
-    experiment = resolve_experiment(request, root, shorthands or {})
+    return prepare_experiment(resolve_experiment(request, root, shorthands or {}), request.data)
+
+
+def prepare_experiment(experiment: Experiment, data: str) -> Prepared:
+    """Make or reuse the store of a resolved experiment.
+
+    Args:
+        data: Folder of cases or a store, or ``""`` for the phantom set.
+
+    Raises:
+        ConfigError: The machine lacks what the experiment asks for.
+        DataError: The data cannot be used.
+    """
+    root = project_root()
     _require_hardware(experiment)
-    is_phantom = not request.data
-    data = _phantom_folder(root) if is_phantom else Path(request.data)
-    store = store_of(str(data), experiment, root)
+    store = store_of(data or str(_phantom_folder(root)), experiment, root)
     resolved = with_overrides(experiment, {"data": {"label_scheme": store.label_scheme}})
-    return Prepared(root, resolved, store, is_phantom)
+    return Prepared(root, resolved, store, is_phantom=not data)
 
 
 def store_of(data: str, experiment: Experiment, root: Path) -> Store:
@@ -123,27 +140,73 @@ def _recorded_store(source: RecordedRun, root: Path) -> Store:
 def resolve_experiment(request: Request, root: Path, shorthands: Mapping[str, Any]) -> Experiment:
     """The experiment that a request means: file, phantom profile, shorthands, ``--set``."""
     path = find_experiment_file(root, request.model, request.experiment)
-    typed = _typed_changes(request, shorthands)
-    profile: Tree = {}
+    experiment = lay_over(path, typed_layers(request, shorthands), root, phantom=not request.data)
     if not request.data:
-        tree = merge(read_experiment_tree(path), typed)
-        kind = tree.get("model", {}).get("kind", "unet")
-        profile = phantom_profile(root, kind)
-        say(
-            "no data given: the phantom set with its small profile "
-            f"(experiments/phantom_profile.yaml, {kind}); give data=FOLDER for real cases"
-        )
-    return load_experiment(path, profile, typed)
+        say_phantom_profile(experiment.model.kind)
+    return experiment
 
 
-def _typed_changes(request: Request, shorthands: Mapping[str, Any]) -> Tree:
-    changes: Tree = dict(shorthands)
+def say_phantom_profile(kinds: str) -> None:
+    """Say that the phantom set stands in for data."""
+    say(
+        "no data given: the phantom set with its small profile "
+        f"(experiments/phantom_profile.yaml, {kinds}); give data=FOLDER for real cases"
+    )
+
+
+def typed_layers(request: Request, shorthands: Mapping[str, Any]) -> list[Tree]:
+    """The changes that were typed, each to be laid over those before it."""
+    layers: list[Tree] = [dict(shorthands)]
     if request.epochs:
-        epochs = whole_number("epochs", request.epochs)
-        changes = merge(changes, {"train": {"epochs": epochs}})
-    for text in request.overrides:
-        changes = merge(changes, parse_assignments(text))
-    return changes
+        layers.append({"train": {"epochs": whole_number("epochs", request.epochs)}})
+    return [*layers, *map(parse_assignments, request.overrides)]
+
+
+def lay_over(path: Path, layers: Sequence[Tree], root: Path, *, phantom: bool) -> Experiment:
+    """An experiment file with layers of changes over it.
+
+    Where a layer switches a kind, what the file and earlier layers said of the other kind is left
+    behind.
+
+    Args:
+        phantom: Lay what shrinks the resulting kind of model to the phantom set between the file
+            and the changes.
+
+    Raises:
+        ConfigError: The result is not a valid experiment.
+    """
+    source = merge(_kinds_of(Experiment().tree()), read_experiment_tree(path))
+    typed = _kinds_of(source)
+    for layer in layers:
+        typed = merge(typed, layer)
+    # kinds that nobody typed served only to tell which settings belong together
+    named = {name for layer in layers for name in flatten(layer)}
+    typed = _nested({name: value for name, value in flatten(typed).items() if name in named})
+    tree = merge(source, typed)
+    if phantom:
+        tree = merge(merge(tree, phantom_profile(root, tree["model"]["kind"])), typed)
+    return build_config(Experiment, tree, source=path.name)
+
+
+def _kinds_of(tree: Tree) -> Tree:
+    kinds: Tree = {}
+    for name, value in tree.items():
+        if name == "kind":
+            kinds[name] = value
+        elif isinstance(value, dict) and (inner := _kinds_of(value)):
+            kinds[name] = inner
+    return kinds
+
+
+def _nested(flat: Mapping[str, Any]) -> Tree:
+    tree: Tree = {}
+    for name, value in flat.items():
+        *sections, leaf = name.split(".")
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[leaf] = value
+    return tree
 
 
 def _require_hardware(experiment: Experiment) -> None:
