@@ -21,6 +21,7 @@ from bratsml.tracking.run_state import (
     COMMAND,
     FINGERPRINT,
     HOST,
+    PARENT,
     PID,
     UNFINISHED,
     delete_superseded,
@@ -52,6 +53,7 @@ def open_run(
     fingerprint: str,
     root: Path | None = None,
     fork: bool = False,
+    parent: str = "",
 ) -> MlflowTracker:
     """Open the run of a request: go on with an unfinished one, or start one.
 
@@ -65,6 +67,7 @@ def open_run(
         fingerprint: Equal for equal requests; ``""`` never goes on with an earlier run.
         root: Project folder; found from the working folder if not given.
         fork: Start a new run although an unfinished one is there.
+        parent: Id of a run that this one is shown under, in whose experiment it is then.
 
     Raises:
         TrackingError: The store cannot be used, or a living process works on this request.
@@ -76,6 +79,8 @@ def open_run(
             given = _take_given_run(store)
             if given is not None:
                 experiment_id = given.info.experiment_id
+            if parent:
+                experiment_id = store.client.get_run(parent).info.experiment_id
             mark_orphans(store.client, experiment_id)
             delete_superseded(store.client, experiment_id)
             deliver_leftovers(store)
@@ -88,7 +93,8 @@ def open_run(
     except (StoreAwayError, RefusedError) as error:
         raise TrackingError(f"the tracking store cannot open a run: {error}; try again") from error
     tracker = MlflowTracker(store, RunIdentity(run_id=run.info.run_id))
-    tags = {
+    tags = {PARENT: parent} if parent else {}
+    tags |= {
         COMMAND: command,
         FINGERPRINT: fingerprint,
         "mlflow.source.name": f"{PROJECT_NAME} {command}",

@@ -232,3 +232,20 @@ def test_a_store_that_cannot_be_reached_is_one_sentence(
         start("f", root=tmp_path)
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_can_be_part_of_another_and_then_shares_its_experiment(
+    store: TrackingStore, fingerprint: str
+) -> None:
+    parent = open_run(
+        command="sweep", experiment_name="another", run_name="sweep", fingerprint=fingerprint
+    )
+    part = start(f"{fingerprint} part", parent=parent.run_id)
+    run, above = (store.client.get_run(r) for r in (part.run_id, parent.run_id))
+    assert run.data.tags[run_state.PARENT] == parent.run_id
+    assert run.info.experiment_id == above.info.experiment_id != EXPERIMENT
+    abandon(part)
+    again = start(f"{fingerprint} part", parent=parent.run_id)
+    assert again.run_id == part.run_id
+    for tracker in (again, parent):
+        tracker.finish("FINISHED")
