@@ -23,12 +23,21 @@ from typing import Any, Literal
 from pydantic import Field
 
 from bratsml.config import Config
+from bratsml.errors import BratsmlError, CheckpointError, ConfigError, DataError
 
 POLL_SECONDS = 0.2
 KILL_AFTER_SECONDS = 120.0
 """How long a job may take to save and end after it was asked to stop."""
 STOPPED_EXIT_CODE = 143
 """What a job returns that was asked to stop and saved: 128 + SIGTERM."""
+MISTAKE_EXIT_CODE = 78
+"""What a job returns that its user must mend: the same job would fail again (EX_CONFIG)."""
+
+
+def exit_code_of(error: BratsmlError) -> int:
+    """What a job returns that ends with that error."""
+    is_mistake = isinstance(error, ConfigError | DataError | CheckpointError)
+    return MISTAKE_EXIT_CODE if is_mistake else 1
 
 
 class LauncherConfig(Config):
@@ -43,11 +52,15 @@ class LauncherConfig(Config):
     kind: Literal["processes", "inline"] = "processes"
     parallel: int = Field(default=0, ge=0)
 
-    def build(self, num_gpus: int) -> Launcher:
-        """The launcher for a machine with that many GPUs."""
+    def build(self, num_gpus: int, beside: int = 1) -> Launcher:
+        """The launcher for a machine with that many GPUs.
+
+        Args:
+            beside: Cross-validations that share the cores of the machine, this one included.
+        """
         if self.kind == "inline":
             return InlineLauncher()
-        cores = os.cpu_count() or 1
+        cores = max(1, (os.cpu_count() or 1) // beside)
         parallel = self.parallel or num_gpus or min(2, cores)
         return ProcessLauncher(parallel, threads=max(1, cores // parallel), num_gpus=num_gpus)
 

@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 
 from bratsml.compute.device import count_gpus
-from bratsml.compute.launcher import Job, Outcome
+from bratsml.compute.launcher import MISTAKE_EXIT_CODE, Job, Outcome
 from bratsml.data.folds import Split, make_split
-from bratsml.errors import BratsmlError, TrackingError
+from bratsml.errors import BratsmlError, ConfigError, TrackingError
 from bratsml.evaluation.evaluate import case_table, summarize
 from bratsml.evaluation.intervals import bootstrap_mean
 from bratsml.evaluation.kept import load_probabilities
@@ -40,6 +40,7 @@ from bratsml.workflows.fold import (
 from bratsml.workflows.fold_board import FoldBoard
 from bratsml.workflows.fold_table import fold_table, print_fold_table
 from bratsml.workflows.request import Prepared, Request, prepare
+from bratsml.workflows.start import Start
 from bratsml.workflows.view import say_how_to_view
 
 CURVES = ("train/loss", "val/loss", "val/dice/ET", "val/dice/TC", "val/dice/WT", "val/dice/mean")
@@ -78,26 +79,36 @@ def cross_validate(request: Request, folds: str = "") -> str:
         BratsmlError: Bad input, before any work; or folds failed, after the others are done.
     """
     shorthand = {"split": {"folds": whole_number("folds", folds, 2)}} if folds else {}
-    prepared = prepare(request, shorthand)
+    return run_cv(prepare(request, shorthand), Start(fork=request.fork))
+
+
+def run_cv(prepared: Prepared, start: Start) -> str:
+    """Run or finish the cross-validation of a prepared experiment; returns its run id.
+
+    Raises:
+        BratsmlError: See :func:`cross_validate`.
+    """
     experiment, store = prepared.experiment, prepared.store
     split = make_split([store.meta(case_id) for case_id in store.case_ids], experiment.split)
     key = fingerprint("cv", experiment, store, split)
-    finished = None if request.fork else find_finished_run(key, root=prepared.root)
+    finished = None if start.fork else find_finished_run(key, root=prepared.root)
     if finished:
         say(f"already done: run {finished} is this cross-validation; --fork runs it anew")
         return finished
     tracker = open_run(
         command="cv",
         experiment_name="bratsml",
-        run_name=f"cv {experiment.name}",
+        run_name=start.name or f"cv {experiment.name}",
         fingerprint=key,
         root=prepared.root,
-        fork=request.fork,
+        fork=start.fork,
+        parent=start.parent,
     )
     folder = prepared.root / "outputs" / f"cv-{experiment.name}-{tracker.run_id[:8]}"
+    start.opened(tracker.run_id, folder)
     run = CrossValidation(prepared, split, folder)
     try:
-        outcomes = _run_folds(run, tracker)
+        outcomes = _run_folds(run, tracker, start.beside)
         _summarize(run, outcomes, tracker)
     except BaseException as error:
         tracker.set_tags({"bratsml.error": str(error)[:500] or type(error).__name__})
@@ -112,14 +123,15 @@ class Stopped(BratsmlError):
     """The work was asked to stop; everything is saved."""
 
 
-def _run_folds(run: CrossValidation, tracker: Tracker) -> list[Outcome]:
+def _run_folds(run: CrossValidation, tracker: Tracker, beside: int) -> list[Outcome]:
     prepared = run.prepared
     describe_setup(tracker, prepared.experiment, prepared.store, run.split)
     tracker.log_params({"num_folds": len(run.split.folds), "num_test": len(run.split.test)})
     missing = [fold for fold in run.folds if run.result(fold) is None]
     if len(missing) < len(run.folds):
         say(f"{len(run.folds) - len(missing)} of {len(run.folds)} folds are already done")
-    launcher = prepared.experiment.launcher.build(count_gpus(prepared.experiment.compute))
+    num_gpus = count_gpus(prepared.experiment.compute)
+    launcher = prepared.experiment.launcher.build(num_gpus, beside)
     say_estimate(
         estimate(prepared.experiment, prepared.store, run.split),
         num_folds=len(missing),
@@ -156,9 +168,12 @@ def _refuse_unfinished(run: CrossValidation, outcomes: Sequence[Outcome]) -> Non
         warn(f"{outcome.job.name} failed: {outcome.last_line}")
     missing = [fold for fold in run.folds if run.result(fold) is None]
     if failed:
-        raise TrackingError(
-            f"{len(failed)} of {len(run.folds)} folds failed (logs in {run.folder.name}/fold_*/"
-            "fold.log); the others are kept, the same command runs what is missing"
+        is_mistake = all(outcome.exit_code == MISTAKE_EXIT_CODE for outcome in failed)
+        reason = failed[0].last_line.removeprefix("bratsml: ")
+        raise (ConfigError if is_mistake else TrackingError)(
+            f"{len(failed)} of {len(run.folds)} folds failed: {reason} (logs in "
+            f"{run.folder.name}/fold_*/fold.log); the others are kept, the same command runs what "
+            "is missing"
         )
     if missing:
         raise Stopped(

@@ -20,7 +20,11 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from bratsml.compute.device import autocast_of, seed_everything
-from bratsml.compute.launcher import STOPPED_EXIT_CODE, stop_when_parent_ends
+from bratsml.compute.launcher import (
+    STOPPED_EXIT_CODE,
+    exit_code_of,
+    stop_when_parent_ends,
+)
 from bratsml.config import Tree, build_config, flatten, to_yaml
 from bratsml.data.folds import Split
 from bratsml.data.loader import PatchLoader
@@ -40,6 +44,7 @@ from bratsml.models.registry import count_parameters
 from bratsml.tracking.environment import describe_environment
 from bratsml.tracking.logged_model import log_segmentation_model
 from bratsml.tracking.mlflow_tracker import attach_run
+from bratsml.tracking.runs import KEPT_PREFIX
 from bratsml.tracking.tracker import Tracker
 from bratsml.training.checkpoint import CheckpointFolder, load_checkpoint
 from bratsml.training.hooks import Hook, ProgressHook
@@ -258,6 +263,7 @@ def _log_results(work: FoldWork, model: nn.Module, result: FitResult, tracker: T
     tracker.log_table(table, "scores/validation")
     _log_overlays(work, model, table, tracker)
     log_segmentation_model(tracker, work.checkpoints.best_path, result.best_epoch, metrics)
+    _log_kept(work, tracker)
     tracker.describe(_description(work, metrics, result))
     write_text(work.folder / SCORES_FILE, table.to_csv(index=False))
     write_json(
@@ -271,6 +277,14 @@ def _log_results(work: FoldWork, model: nn.Module, result: FitResult, tracker: T
             "stopped_by": result.stopped_by,
         },
     )
+
+
+def _log_kept(work: FoldWork, tracker: Tracker) -> None:
+    """Record the weights kept for a soup, each with its score in validation."""
+    for path in work.checkpoints.kept_paths:
+        best = load_checkpoint(path)["best"]
+        name = f"{KEPT_PREFIX}{best['epoch']:05d}"
+        tracker.log_checkpoint(path, name, best["epoch"], {"kept/score": best["score"]})
 
 
 def _keep_probabilities(folder: Path, tracker: Tracker, case_id: str, stored: Tensor) -> None:
@@ -366,7 +380,7 @@ def main() -> None:
         result = run_fold(work, tracker, job.score_untrained)
     except BratsmlError as error:
         say(f"bratsml: {error}")
-        sys.exit(1)
+        sys.exit(exit_code_of(error))
     if result.stopped_by == "signal":
         sys.exit(STOPPED_EXIT_CODE)
 

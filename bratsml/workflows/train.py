@@ -13,7 +13,8 @@ from bratsml.workflows.console import say
 from bratsml.workflows.cv import Stopped
 from bratsml.workflows.estimate import estimate, say_estimate
 from bratsml.workflows.fold import FoldWork, fingerprint, run_fold
-from bratsml.workflows.request import Request, prepare
+from bratsml.workflows.request import Prepared, Request, prepare
+from bratsml.workflows.start import Start
 from bratsml.workflows.view import say_how_to_view
 
 
@@ -28,7 +29,15 @@ def train(request: Request, split: str = "") -> str:
     """
     file, fold = parse_split(split)
     shorthand: Tree = {"split": {"file": file}} if file else {}
-    prepared = prepare(request, shorthand)
+    return run_train(prepare(request, shorthand), Start(fork=request.fork), fold)
+
+
+def run_train(prepared: Prepared, start: Start, fold: int = 0) -> str:
+    """Train a prepared experiment, validated on that fold; returns the run id.
+
+    Raises:
+        BratsmlError: See :func:`train`.
+    """
     experiment, store = prepared.experiment, prepared.store
     the_split = make_split([store.meta(case_id) for case_id in store.case_ids], experiment.split)
     if fold >= len(the_split.folds):
@@ -36,19 +45,21 @@ def train(request: Request, split: str = "") -> str:
             f"split names fold {fold}, but there are only folds 0 to {len(the_split.folds) - 1}"
         )
     key = fingerprint("train", experiment, store, the_split, fold)
-    finished = None if request.fork else find_finished_run(key, root=prepared.root)
+    finished = None if start.fork else find_finished_run(key, root=prepared.root)
     if finished:
         say(f"already done: run {finished} is this training; --fork runs it anew")
         return finished
     tracker = open_run(
         command="train",
         experiment_name="bratsml",
-        run_name=f"{experiment.name}, fold {fold}",
+        run_name=start.name or f"{experiment.name}, fold {fold}",
         fingerprint=key,
         root=prepared.root,
-        fork=request.fork,
+        fork=start.fork,
+        parent=start.parent,
     )
     folder = prepared.root / "outputs" / f"train-{experiment.name}-{tracker.run_id[:8]}"
+    start.opened(tracker.run_id, folder)
     say_estimate(estimate(experiment, store, the_split), num_folds=1, parallel=1)
     work = FoldWork.build(experiment, store, the_split, fold, folder)
     result = run_fold(work, tracker, score_untrained=prepared.is_phantom)
