@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
@@ -235,7 +236,7 @@ class BiasField(AugmentStepConfig):
         for modality in values:
             modality[...] = rng.uniform(-1, 1, modality.shape)
             modality *= np.float32(rng.uniform(0, self.strength))
-        return Shaded(torch.from_numpy(values))
+        return Shaded(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,12 +247,12 @@ class Shaded(Change):
         knots: ``(M, K, K, K)``.
     """
 
-    knots: Tensor
+    knots: npt.NDArray[np.float32]
 
     def apply(self, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """See :class:`Change`."""
         field = torch.nn.functional.interpolate(
-            self.knots[None].to(image.device),
+            torch.from_numpy(self.knots)[None].to(image.device),
             torch.Size(image.shape[1:]),
             mode="trilinear",
             align_corners=True,

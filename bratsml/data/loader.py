@@ -10,7 +10,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,13 @@ import torch
 from pydantic import Field
 
 from bratsml.config import Config
-from bratsml.data.augment import DEFAULT_AUGMENT, AugmentStep, augment
+from bratsml.data.augment import (
+    DEFAULT_AUGMENT,
+    AugmentStep,
+    Change,
+    apply_changes,
+    draw_changes,
+)
 from bratsml.data.cases import MODALITIES
 from bratsml.data.patches import (
     Foreground,
@@ -28,6 +34,7 @@ from bratsml.data.patches import (
     start_around,
 )
 from bratsml.data.pool import usable_cores
+from bratsml.data.sampling import ET, CaseSampling, UniformSampling, choose_sampler
 from bratsml.data.store import Store
 from bratsml.data.workers import Key, WorkerLostError, WorkerPool
 from bratsml.errors import ConfigError, DataError, ResourceError
@@ -35,7 +42,7 @@ from bratsml.geometry import Shape
 
 MOST_WORKERS = 8
 """Workers used when the configuration leaves their number open."""
-_ORDER, _SAMPLE = 0, 1  # streams of random numbers that must not meet
+_SAMPLE = 1  # stream of random numbers; those of the cases' order are 0 and 2 to 4
 
 _log = logging.getLogger(__name__)
 
@@ -50,10 +57,14 @@ class LoaderConfig(Config):
         batch_size: Patches per batch; the last batch of an epoch may hold fewer.
         samples_per_epoch: ``None`` for as many as there are training cases. Cases are visited in a
             new random order each time round, and the round goes on across epochs.
+        case_sampling: Which cases come how often (see :mod:`bratsml.data.sampling`).
         foreground_share: Share of the patches that are centred on a voxel of a region drawn among
             those the case has; the others lie anywhere.
         jitter: Largest shift of such a patch along each axis, as a share of its side.
         augment: Steps in order (see :mod:`bratsml.data.augment`); empty for none.
+        augment_on: Where the steps are applied: by the ``workers`` that read the patches, or on the
+            ``device`` of the training step; ``auto`` takes a GPU when there is one. What is drawn
+            for a patch is the same.
         workers: Processes, at most one per core; 0 reads in the training process, ``None`` chooses
             (see :func:`num_workers`). The batches are the same for any number.
         prefetch: Batches that each worker prepares ahead.
@@ -63,9 +74,11 @@ class LoaderConfig(Config):
     patch: tuple[Side, Side, Side] = (128, 128, 128)
     batch_size: int = Field(default=1, ge=1, le=1024)
     samples_per_epoch: int | None = Field(default=None, ge=1)
+    case_sampling: CaseSampling = UniformSampling()
     foreground_share: float = Field(default=1 / 3, ge=0, le=1)
     jitter: float = Field(default=0.1, ge=0, le=0.5)
     augment: tuple[AugmentStep, ...] = DEFAULT_AUGMENT
+    augment_on: Literal["auto", "workers", "device"] = "auto"
     workers: int | None = Field(default=None, ge=0, le=256)
     prefetch: int = Field(default=2, ge=1, le=64)
     timeout_s: float = Field(default=300.0, gt=0)
@@ -79,15 +92,26 @@ class Batch:
         image: ``(N, 4, X, Y, Z)`` float32, modalities in the order of ``MODALITIES``.
         label: ``(N, 1, X, Y, Z)`` uint8, values of the store's label scheme.
         case_ids: The case of each patch.
+        changes: For each patch what its augmentation has yet to do; :meth:`to` does it.
     """
 
     image: torch.Tensor
     label: torch.Tensor
     case_ids: list[str]
+    changes: tuple[tuple[Change, ...], ...] = ()
 
     def pin_memory(self) -> Batch:
         """A copy in page-locked memory, from which copying to a GPU need not wait."""
-        return Batch(self.image.pin_memory(), self.label.pin_memory(), self.case_ids)
+        image, label = self.image.pin_memory(), self.label.pin_memory()
+        return Batch(image, label, self.case_ids, self.changes)
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device, augmented there if that is left to do; CPU batches in place."""
+        image = self.image.to(device, non_blocking=True)
+        label = self.label.to(device, non_blocking=True)
+        for number, changes in enumerate(self.changes):
+            apply_changes(image[number], label[number, 0], changes)
+        return Batch(image, label, self.case_ids)
 
     def share_memory(self) -> None:
         """Move the tensors to shared memory."""
@@ -191,6 +215,7 @@ class PatchTask:
         self.store, self.config, self.seed = store, config, seed
         self.case_ids = tuple(sorted(case_ids))
         self.samples_per_epoch = config.samples_per_epoch or len(self.case_ids)
+        self.augments_later = augments_later(config)
         self._shapes: dict[str, Shape] = {}
         self._foreground: dict[str, Foreground] = {}
         for case_id in self.case_ids:
@@ -202,6 +227,8 @@ class PatchTask:
                 region: np.asarray(indices, dtype=np.int64)
                 for region, indices in meta.foreground.items()
             }
+        with_et = {case for case, regions in self._foreground.items() if len(regions.get(ET, ()))}
+        self._cases = choose_sampler(config.case_sampling, self.case_ids, with_et, self._generator)
 
     def __call__(self, key: Key, report: Callable[[int], None] | None = None) -> Batch:
         """The batch ``(epoch, number)``; ``report`` hears the number of each patch begun."""
@@ -210,12 +237,17 @@ class PatchTask:
         # NumPy asks for huge pages, which makes the first write to fresh memory much cheaper
         image = np.empty((len(samples), len(MODALITIES), *self.config.patch), np.float32)
         label = np.empty((len(samples), 1, *self.config.patch), np.uint8)
+        batch = Batch(torch.from_numpy(image), torch.from_numpy(label), [])
         for place, sample in enumerate(samples):
             if report:
                 report(place)
-            self._fill(image[place], label[place, 0], epoch, sample)
-        case_ids = [self.case_of(epoch, sample) for sample in samples]
-        return Batch(torch.from_numpy(image), torch.from_numpy(label), case_ids)
+            changes = self._fill(image[place], label[place, 0], epoch, sample)
+            if self.augments_later:
+                batch.changes += (changes,)
+            else:
+                apply_changes(batch.image[place], batch.label[place, 0], changes)
+            batch.case_ids.append(self.case_of(epoch, sample))
+        return batch
 
     def describe(self, key: Key, item: int | None) -> str:
         """Case id of one patch of a batch, or of all its patches."""
@@ -225,9 +257,7 @@ class PatchTask:
 
     def case_of(self, epoch: int, sample: int) -> str:
         """The case that a sample is taken from."""
-        round_number, place = divmod(self._position(epoch, sample), len(self.case_ids))
-        order = self._generator(_ORDER, round_number).permutation(len(self.case_ids))
-        return self.case_ids[int(order[place])]
+        return self._cases.case_at(self._position(epoch, sample))
 
     def is_centred(self, epoch: int, sample: int) -> bool:
         """Whether the sample is to be centred on foreground: evenly spread, in exact proportion."""
@@ -240,8 +270,8 @@ class PatchTask:
         label: npt.NDArray[np.uint8],
         epoch: int,
         sample: int,
-    ) -> None:
-        """Write the sample's patch, augmented, into ``(4, X, Y, Z)`` and ``(X, Y, Z)``."""
+    ) -> tuple[Change, ...]:
+        """Write the sample's patch into ``(4, X, Y, Z)`` and ``(X, Y, Z)``; how to augment it."""
         case_id = self.case_of(epoch, sample)
         rng = self._generator(_SAMPLE, epoch, sample)
         start = self._start(case_id, self.is_centred(epoch, sample), rng)
@@ -249,7 +279,8 @@ class PatchTask:
         assert stored_label is not None  # checked when the task was made
         read_patch(self.store.image(case_id), start, image)
         read_patch(stored_label, start, label)
-        augment(image, label, self.config.augment, rng)
+        modalities, x, y, z = image.shape
+        return draw_changes(self.config.augment, (modalities, x, y, z), rng)
 
     def _start(self, case_id: str, centred: bool, rng: np.random.Generator) -> Shape:
         shape, patch = self._shapes[case_id], self.config.patch
@@ -269,6 +300,13 @@ class PatchTask:
 
     def _generator(self, *stream: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=stream))
+
+
+def augments_later(config: LoaderConfig) -> bool:
+    """Whether patches are augmented on the device of the training step, not by the workers."""
+    if config.augment_on == "auto":
+        return torch.cuda.is_available()
+    return config.augment_on == "device"
 
 
 def num_workers(asked: int | None) -> int:

@@ -57,7 +57,8 @@ class TrainStep:
         """Update the weights once, or leave them alone when loss or gradient are not finite.
 
         Args:
-            batches: Accumulated batches (``image``, ``label``); every patch weighs the same.
+            batches: Accumulated batches; every patch weighs the same. ``to`` gives one on a device,
+                where it has ``image`` and ``label``.
         """
         num_patches = sum(len(batch.image) for batch in batches)
         total = torch.zeros((), device=self.fabric.device)
@@ -87,11 +88,11 @@ class TrainStep:
         return scaler
 
     def _loss(self, batch: Any) -> Tensor:
-        image = batch.image.to(self.fabric.device, non_blocking=True)
-        label = batch.label.to(self.fabric.device, non_blocking=True)
+        here = batch.to(self.fabric.device)
+        image = here.image
         if self.channels_last:
             image = image.contiguous(memory_format=torch.channels_last_3d)
-        value: Tensor = self.loss(self.model(image), self.target_of(label))
+        value: Tensor = self.loss(self.model(image), self.target_of(here.label))
         return value
 
     def _clip(self) -> Tensor:

@@ -29,6 +29,9 @@ class NumberedBatch:
     image: Tensor
     label: Tensor
 
+    def to(self, device: torch.device) -> NumberedBatch:
+        return NumberedBatch(self.image.to(device), self.label.to(device))
+
 
 class NumberedLoader:
     """Batch i of epoch e depends on (e, i) alone; ``poison`` batches are NaN."""
