@@ -101,6 +101,8 @@ class Experiment(Config):
         del tree["launcher"]
         tree["loader"].pop("workers", None)
         tree["train"].pop("profile", None)
+        if not self.train.keep_checkpoints:  # runs from before there was such a setting stay found
+            del tree["train"]["keep_checkpoints"]
         tree["data"].pop("allow_rejected")  # the dataset's hash tells which cases were used
         return tree
 

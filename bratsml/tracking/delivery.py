@@ -192,11 +192,18 @@ class RunDelivery:
                 _delete_files(model.artifact_location)
 
 
-def models_of(store: TrackingStore, experiment_id: str, run_id: str, name: str) -> list[Any]:
-    """Logged models of one run with that name, newest first."""
-    found = store.client.search_logged_models(
-        [experiment_id], filter_string=f"source_run_id = '{run_id}' AND name = '{name}'"
-    )
+def models_of(store: TrackingStore, experiment_id: str, run_id: str, name: str = "") -> list[Any]:
+    """Logged models of one run, with that name if one is given, newest first."""
+    wanted = f"source_run_id = '{run_id}'" + (f" AND name = '{name}'" if name else "")
+    found: list[Any] = []
+    page = store.client.search_logged_models([experiment_id], filter_string=wanted)
+    while True:
+        found += page
+        if not page.token:
+            break
+        page = store.client.search_logged_models(
+            [experiment_id], filter_string=wanted, page_token=page.token
+        )
     return sorted(found, key=lambda model: -model.creation_timestamp)
 
 

@@ -25,6 +25,8 @@ ContentT = TypeVar("ContentT")
 
 BEST = "best"
 """Name of the logged model that holds a run's best checkpoint."""
+KEPT_PREFIX = "kept_"
+"""How the names of logged models begin that hold further checkpoints of a run, by epoch."""
 MODELS_CACHE = ".models"
 
 
@@ -111,6 +113,25 @@ def best_checkpoint(run: RecordedRun, root: Path | None = None) -> Path:
     return files[0]
 
 
+def kept_checkpoints(run: RecordedRun, root: Path | None = None) -> list[Path]:
+    """Files of the checkpoints that a run kept for a soup, in order of epochs; may be empty.
+
+    Raises:
+        TrackingError: The store cannot be read.
+    """
+    store = TrackingStore.locate(root)
+    try:
+        with translated():
+            models = models_of(store, run.experiment_id, run.run_id)
+            kept = sorted((m for m in models if m.name.startswith(KEPT_PREFIX)), key=_name_of)
+            folders = [_folder_of(store, model) for model in kept]
+    except (RefusedError, StoreAwayError) as error:
+        raise TrackingError(
+            f"the checkpoints of run {run.run_id} cannot be read: {error}; try again"
+        ) from error
+    return [path for folder in folders for path in sorted(folder.rglob("*.pt"))]
+
+
 def read_json_artifact(run: RecordedRun, name: str, root: Path | None = None) -> Any:
     """The content of a JSON artifact.
 
@@ -170,6 +191,10 @@ def _in_order(key: str) -> tuple[str, int]:
     """``fold_10`` after ``fold_9``."""
     text = key.rstrip("0123456789")
     return text, int(key[len(text) :] or -1)
+
+
+def _name_of(model: Any) -> str:
+    return str(model.name)
 
 
 def _folder_of(store: TrackingStore, model: Any) -> Path:

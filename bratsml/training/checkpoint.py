@@ -2,7 +2,8 @@
 
 A checkpoint is a torch file of plain tensors and numbers (``weights_only=True`` reads it) with its
 SHA-256 beside it. ``last.pt`` is what training goes on from, ``previous.pt`` the one before,
-``best.pt`` the one with the best validation score.
+``best.pt`` the one with the best validation score, ``kept/epoch_00012.pt`` one of several good ones
+that wait to be made a soup of.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import pickle
 import shutil
 import warnings
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,9 @@ from bratsml.files import sha256_of, write_bytes, write_text
 
 FORMAT = 1
 State = dict[str, Any]
-"""``format, config, model, ema, optimizer, schedule, scaler, rng, position, best, history``."""
+"""``format, config, model, ema, optimizer, schedule, scaler, rng, position, best, history`` and
+``kept``."""
+KEPT_FOLDER = "kept"
 
 
 def save_checkpoint(path: Path, state: State) -> None:
@@ -105,6 +109,15 @@ class CheckpointFolder:
         """The one with the best validation score."""
         return self.path / "best.pt"
 
+    def kept_path(self, epoch: int) -> Path:
+        """Where an epoch's weights are kept for a soup; epochs count from 0."""
+        return self.path / KEPT_FOLDER / f"epoch_{epoch:05d}.pt"
+
+    @property
+    def kept_paths(self) -> list[Path]:
+        """What is kept for a soup now, in order of epochs."""
+        return sorted((self.path / KEPT_FOLDER).glob("epoch_*.pt"))
+
     @property
     def has_last(self) -> bool:
         """Whether there is anything to resume."""
@@ -135,6 +148,25 @@ class CheckpointFolder:
             ResourceError: See :func:`save_checkpoint`; the old file stays intact.
         """
         save_checkpoint(self.best_path, state)
+
+    def save_kept(self, epoch: int, state: State) -> None:
+        """Write an epoch's weights; before :meth:`save_last`, which may name only what is kept.
+
+        Raises:
+            ResourceError: See :func:`save_checkpoint`.
+        """
+        save_checkpoint(self.kept_path(epoch), state)
+
+    def drop_kept(self, staying: Iterable[int]) -> None:
+        """Delete what is kept of other epochs; after :meth:`save_last`, which no longer names it.
+
+        A crash in between leaves a file too many, which the next call deletes.
+        """
+        paths = {self.kept_path(epoch) for epoch in staying}
+        for path in self.kept_paths:
+            if path not in paths:
+                path.unlink(missing_ok=True)
+                _sidecar(path).unlink(missing_ok=True)
 
     def load_last(self) -> State | None:
         """The newest checkpoint that is whole, or ``None`` when there is none at all.

@@ -138,17 +138,22 @@ def _fit_epochs(
         metrics = training.epoch_metrics()
         out_of_time = training.out_of_time(config.time_limit_hours)
         is_last = epoch + 1 == config.epochs or out_of_time
-        is_best = False
+        is_best = is_kept = False
         if is_last or (epoch + 1) % config.validate_every == 0:
             with training.weights_to_keep():
                 validation = validate(training.model, epoch)
             metrics |= validation.metrics
             is_best = training.hear_score(validation.score)
+            is_kept = training.keep_if_good(validation.score, config.keep_checkpoints)
         metrics["peak_memory_mb"] = peak_memory_mb(training.fabric.device)
         training.close_epoch(metrics)
         if is_best:
             checkpoints.save_best(training.state())
+        if is_kept:
+            kept = next(kept for kept in training.kept if kept.epoch == epoch)
+            checkpoints.save_kept(epoch, training.state_to_keep(kept))
         checkpoints.save_last(training.state())
+        checkpoints.drop_kept(kept.epoch for kept in training.kept)
         hooks.on_checkpoint(epoch, is_best)
         if epoch > tracker.last_step:
             tracker.log_metrics(metrics, step=epoch)

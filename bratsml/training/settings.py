@@ -20,6 +20,8 @@ class TrainConfig(Config):
         validate_every: Epochs between validations; the last epoch is always validated.
         patience: Epochs without a better score before training ends; ``None`` for never.
         time_limit_hours: Ends training after the epoch that passes it, over all resumed sessions.
+        keep_checkpoints: Weights of as many best-scoring epochs are kept beside best and last, for
+            ``bratsml soup``; without the optimizer, so each takes as much disk as the network.
         nan_steps_allowed: Steps in a row whose loss or gradient is not finite and that are skipped
             before training goes back to the last checkpoint.
     """
@@ -31,5 +33,6 @@ class TrainConfig(Config):
     validate_every: int = Field(default=1, ge=1)
     patience: int | None = Field(default=None, ge=1)
     time_limit_hours: float | None = Field(default=None, gt=0)
+    keep_checkpoints: int = Field(default=0, ge=0, le=1000)
     nan_steps_allowed: int = Field(default=5, ge=1)
     profile: ProfileConfig = ProfileConfig()

@@ -76,6 +76,14 @@ class Position:
         self.loss_count += result.num_patches
 
 
+@dataclass(frozen=True)
+class KeptEpoch:
+    """An epoch whose weights are kept beside best and last."""
+
+    epoch: int
+    score: float
+
+
 @dataclass
 class Training:
     """Network, optimizer, schedule and position: all that a checkpoint keeps.
@@ -83,6 +91,7 @@ class Training:
     Attributes:
         history: Metrics of every epoch done, in order; lets a resumed run log what a crash between
             checkpoint and log left out.
+        kept: The best-scoring epochs whose weights are kept, the best first.
     """
 
     fabric: Fabric
@@ -97,6 +106,7 @@ class Training:
     best_score: float = -math.inf
     best_epoch: int = -1
     history: list[dict[str, float]] = field(default_factory=list)
+    kept: list[KeptEpoch] = field(default_factory=list)
     epoch_started: float = field(default_factory=time.perf_counter)
 
     @classmethod
@@ -173,6 +183,19 @@ class Training:
         self.best_score, self.best_epoch = float(score), self.position.epoch
         return True
 
+    def keep_if_good(self, score: float, num: int) -> bool:
+        """Take note that this epoch is among the ``num`` best so far; of equals the earlier is.
+
+        NaN never is.
+        """
+        if math.isnan(score):
+            return False
+        epoch = self.position.epoch
+        others = [kept for kept in self.kept if kept.epoch != epoch]
+        together = [*others, KeptEpoch(epoch, float(score))]
+        self.kept = sorted(together, key=lambda kept: (-kept.score, kept.epoch))[:num]
+        return any(kept.epoch == epoch for kept in self.kept)
+
     def epoch_metrics(self) -> dict[str, float]:
         """Metrics of the epoch that has just been trained; NaN loss when no step was finite."""
         position = self.position
@@ -221,6 +244,18 @@ class Training:
             "position": asdict(self.position),
             "best": {"score": self.best_score, "epoch": self.best_epoch},
             "history": self.history,
+            "kept": [asdict(kept) for kept in self.kept],
+        }
+
+    def state_to_keep(self, kept: KeptEpoch) -> State:
+        """The weights that validation scored, and how well; nothing to go on training with."""
+        state = self.state()
+        return {
+            "config": self.config_tree,
+            "model": state["ema"] or state["model"],
+            "ema": None,
+            "position": state["position"],
+            "best": {"score": kept.score, "epoch": kept.epoch},
         }
 
     def resume(self, checkpoints: CheckpointFolder) -> bool:
@@ -244,6 +279,12 @@ class Training:
         self.position = Position(**state["position"])
         self.best_score, self.best_epoch = state["best"]["score"], state["best"]["epoch"]
         self.history = state["history"]
+        # an older checkpoint may name files that a later one let go
+        self.kept = [
+            KeptEpoch(**kept)
+            for kept in state.get("kept", [])
+            if checkpoints.kept_path(kept["epoch"]).is_file()
+        ]
         self.epoch_started = time.perf_counter()
         restore_rng(state["rng"])
         return True
