@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
+from torch import nn
 
 from bratsml.compute.device import ComputeConfig
 from bratsml.compute.launcher import LauncherConfig
 from bratsml.config import Config, Tree, build_config, merge, read_yaml
+from bratsml.data.cases import MODALITIES
 from bratsml.data.folds import SplitConfig
 from bratsml.data.loader import LoaderConfig
+from bratsml.data.modalities import Modalities
 from bratsml.data.recipes import NativeRecipe, RecipeConfig
 from bratsml.errors import ConfigError
 from bratsml.evaluation.evaluate import EvaluationConfig
@@ -45,11 +48,13 @@ class DataConfig(Config):
         label_scheme: A name in :data:`bratsml.labels.SCHEMES`, or ``auto``: told by the case names.
         allow_rejected: Go on without the cases that cannot be used (listed in ``rejected.csv``)
             instead of stopping before training.
+        modalities: What the network reads; cases need all four all the same.
     """
 
     recipe: RecipeConfig = NativeRecipe()
     label_scheme: str = "auto"
     allow_rejected: bool = False
+    modalities: Modalities = MODALITIES  # type: ignore[assignment]
 
     @model_validator(mode="after")
     def _known_scheme(self) -> DataConfig:
@@ -95,11 +100,16 @@ class Experiment(Config):
         """Voxels of one inference window: the training patch unless set otherwise."""
         return self.inference.window or self.loader.patch
 
+    def build_model(self, out_channels: int) -> nn.Module:
+        """The network, untrained: one channel in for each of ``data.modalities``."""
+        return self.model.build(len(self.data.modalities), out_channels)
+
     def what_decides_the_result(self) -> Tree:
         """The tree without what only says where the work runs; the base of fingerprints."""
         tree = self.tree()
         del tree["launcher"]
         tree["loader"].pop("workers", None)
+        tree["loader"].pop("augment_on", None)
         tree["train"].pop("profile", None)
         if not self.train.keep_checkpoints:  # runs from before there was such a setting stay found
             del tree["train"]["keep_checkpoints"]

@@ -26,6 +26,7 @@ from bratsml.data.augment import (
     draw_changes,
 )
 from bratsml.data.cases import MODALITIES
+from bratsml.data.modalities import channels_of
 from bratsml.data.patches import (
     Foreground,
     random_foreground_voxel,
@@ -89,7 +90,7 @@ class Batch:
     """Patches ready for the network.
 
     Attributes:
-        image: ``(N, 4, X, Y, Z)`` float32, modalities in the order of ``MODALITIES``.
+        image: ``(N, M, X, Y, Z)`` float32, modalities in the order of ``MODALITIES``.
         label: ``(N, 1, X, Y, Z)`` uint8, values of the store's label scheme.
         case_ids: The case of each patch.
         changes: For each patch what its augmentation has yet to do; :meth:`to` does it.
@@ -127,6 +128,7 @@ class PatchLoader:
         case_ids: The training cases; their order does not matter.
         config: See :class:`LoaderConfig`.
         seed: With epoch and position, all that a sample depends on.
+        modalities: Those that are read, in the order of ``MODALITIES``.
 
     Raises:
         ConfigError: No cases.
@@ -134,11 +136,16 @@ class PatchLoader:
     """
 
     def __init__(
-        self, store: Store, case_ids: Sequence[str], config: LoaderConfig, seed: int
+        self,
+        store: Store,
+        case_ids: Sequence[str],
+        config: LoaderConfig,
+        seed: int,
+        modalities: Sequence[str] = MODALITIES,
     ) -> None:
         if not case_ids:
             raise ConfigError("there are no training cases; lower split.folds or add cases")
-        self._task = PatchTask(store, case_ids, config, seed)
+        self._task = PatchTask(store, case_ids, config, seed, modalities)
         self._config = config
         self.workers = num_workers(config.workers)
         self._pin = torch.cuda.is_available()
@@ -210,9 +217,15 @@ class PatchTask:
     """
 
     def __init__(
-        self, store: Store, case_ids: Sequence[str], config: LoaderConfig, seed: int
+        self,
+        store: Store,
+        case_ids: Sequence[str],
+        config: LoaderConfig,
+        seed: int,
+        modalities: Sequence[str] = MODALITIES,
     ) -> None:
         self.store, self.config, self.seed = store, config, seed
+        self.modalities = tuple(modalities)
         self.case_ids = tuple(sorted(case_ids))
         self.samples_per_epoch = config.samples_per_epoch or len(self.case_ids)
         self.augments_later = augments_later(config)
@@ -235,7 +248,7 @@ class PatchTask:
         epoch, number = key
         samples = self._samples_of(number)
         # NumPy asks for huge pages, which makes the first write to fresh memory much cheaper
-        image = np.empty((len(samples), len(MODALITIES), *self.config.patch), np.float32)
+        image = np.empty((len(samples), len(self.modalities), *self.config.patch), np.float32)
         label = np.empty((len(samples), 1, *self.config.patch), np.uint8)
         batch = Batch(torch.from_numpy(image), torch.from_numpy(label), [])
         for place, sample in enumerate(samples):
@@ -271,13 +284,18 @@ class PatchTask:
         epoch: int,
         sample: int,
     ) -> tuple[Change, ...]:
-        """Write the sample's patch into ``(4, X, Y, Z)`` and ``(X, Y, Z)``; how to augment it."""
+        """Write the sample's patch into ``(M, X, Y, Z)`` and ``(X, Y, Z)``; how to augment it."""
         case_id = self.case_of(epoch, sample)
         rng = self._generator(_SAMPLE, epoch, sample)
         start = self._start(case_id, self.is_centred(epoch, sample), rng)
         stored_label = self.store.label(case_id)
         assert stored_label is not None  # checked when the task was made
-        read_patch(self.store.image(case_id), start, image)
+        whole = self.store.image(case_id)
+        if self.modalities == MODALITIES:
+            read_patch(whole, start, image)
+        else:  # one by one, as a choice of channels would copy the whole case
+            for channel, modality in zip(channels_of(self.modalities), image, strict=True):
+                read_patch(whole[channel], start, modality)
         read_patch(stored_label, start, label)
         modalities, x, y, z = image.shape
         return draw_changes(self.config.augment, (modalities, x, y, z), rng)

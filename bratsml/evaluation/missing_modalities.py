@@ -6,7 +6,7 @@ A missing modality is 0 everywhere, as outside the brain, in training
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -20,9 +20,14 @@ from bratsml.evaluation.intervals import bootstrap_mean
 Subset = tuple[str, ...]
 """The modalities that are there, in channel order."""
 
-SUBSETS: tuple[Subset, ...] = tuple(
-    subset for size in range(len(MODALITIES), 0, -1) for subset in combinations(MODALITIES, size)
-)
+
+def subsets_of(modalities: Sequence[str]) -> tuple[Subset, ...]:
+    """Every subset but the empty one; all of them first, then by size and in their order."""
+    sizes = range(len(modalities), 0, -1)
+    return tuple(subset for size in sizes for subset in combinations(modalities, size))
+
+
+SUBSETS: tuple[Subset, ...] = subsets_of(MODALITIES)
 """Every subset but the empty one; all four first, then by size and channel order."""
 
 COLUMNS = (
@@ -52,10 +57,12 @@ def keep_only(image: npt.NDArray[np.generic], subset: Subset) -> npt.NDArray[np.
 def subset_table(
     scores: pd.DataFrame, patients: Mapping[str, str] | None = None, *, seed: int = 0
 ) -> pd.DataFrame:
-    """Mean score by subset, metric and region, and how far it is from that with all four.
+    """Mean score by subset, metric and region, and how far it is from that with all modalities.
 
-    The unit is the patient, visits averaged. A case without a score (NaN), here or with all four,
-    is out of all numbers of its row and counted in ``num_left_out``.
+    All are those of the largest subset scored: all four, unless the network reads fewer.
+
+    The unit is the patient, visits averaged. A case without a score (NaN), here or with all, is out
+    of all numbers of its row and counted in ``num_left_out``.
 
     Args:
         scores: Case x region rows of every subset, told apart by a column ``subset``.
@@ -64,17 +71,17 @@ def subset_table(
 
     Returns:
         Columns :data:`COLUMNS`, in the order of :data:`SUBSETS`: the mean and its 95 % interval,
-        and the mean difference to all four with its own; NaN where no patient has a score.
+        and the mean difference to all with its own; NaN where no patient has a score.
 
     Raises:
-        DataError: A subset was scored on other cases than all four.
+        DataError: A subset was scored on other cases than all modalities together.
     """
     by_subset = {name: part.drop(columns="subset") for name, part in scores.groupby("subset")}
+    scored = [subset for subset in SUBSETS if name_of(subset) in by_subset]
     rows = []
-    for subset in SUBSETS:
-        if name_of(subset) not in by_subset:
-            continue
-        for pair in paired_scores(by_subset[ALL], by_subset[name_of(subset)], patients):
+    for subset in scored:
+        whole = by_subset[name_of(scored[0])]
+        for pair in paired_scores(whole, by_subset[name_of(subset)], patients):
             rows.append(_row(subset, pair, seed))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
@@ -84,11 +91,18 @@ def worst_single_loss(table: pd.DataFrame, metric: str = "dice") -> list[dict[st
 
     ``missing`` is added to the row. Regions without a score are passed over.
     """
-    of_three = (table["num_modalities"] == len(MODALITIES) - 1) & (table["metric"] == metric)
+    if table.empty:
+        return []
+    whole = table.iloc[table["num_modalities"].argmax()]
+    of_one_less = table["num_modalities"] == whole["num_modalities"] - 1
     rows: list[dict[str, object]] = []
-    for _, part in table[of_three].dropna(subset="difference").groupby("region", sort=False):
+    for _, part in (
+        table[of_one_less & (table["metric"] == metric)]
+        .dropna(subset="difference")
+        .groupby("region", sort=False)
+    ):
         row = part.loc[part["difference"].idxmin()].to_dict()
-        (missing,) = set(MODALITIES) - set(str(row["subset"]).split("+"))
+        (missing,) = set(whole["subset"].split("+")) - set(str(row["subset"]).split("+"))
         rows.append({str(key): value for key, value in row.items()} | {"missing": missing})
     return rows
 

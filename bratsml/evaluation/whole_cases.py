@@ -13,6 +13,8 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from bratsml.data.cases import MODALITIES
+from bratsml.data.modalities import channels_of
 from bratsml.data.store import CaseMeta, Store
 from bratsml.errors import DataError
 from bratsml.evaluation.evaluate import EvaluationConfig, case_table, score_case, summarize
@@ -36,6 +38,7 @@ class Predictor:
     Attributes:
         window: Voxels of one inference window.
         autocast: Gives the context in which forward passes run.
+        modalities: Those that the network reads; images are given with all four.
     """
 
     model: nn.Module
@@ -43,14 +46,21 @@ class Predictor:
     window: Shape
     inference: InferenceConfig
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext
+    modalities: Sequence[str] = MODALITIES
 
     def stored_grid(self, image: npt.NDArray[np.generic]) -> Tensor:
-        """Probabilities of shape ``(C, X, Y, Z)`` on the grid of the stored image."""
+        """Probabilities of shape ``(C, X, Y, Z)`` on the grid of the stored image.
+
+        Args:
+            image: ``(4, X, Y, Z)`` as it is stored.
+        """
+        channels = channels_of(self.modalities)
+        read = image if len(channels) == len(MODALITIES) else image[list(channels)]
         device = next(self.model.parameters()).device
         return predict_probabilities(
             self.model,
             self.output,
-            torch.from_numpy(np.array(image, dtype=np.float32)),
+            torch.from_numpy(np.array(read, dtype=np.float32)),
             self.window,
             self.inference,
             device,

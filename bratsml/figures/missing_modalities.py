@@ -10,7 +10,7 @@ ROW_HEIGHT, MARGIN_HEIGHT = 30, 150
 
 
 def missing_modalities_figure(table: pd.DataFrame, title: str) -> go.Figure:
-    """Two panels of subset x region: mean Dice, and its difference to all four modalities.
+    """Two panels of subset x region: mean Dice, and its difference to all modalities.
 
     Args:
         table: As :func:`bratsml.evaluation.missing_modalities.subset_table` gives it; rows of other
@@ -22,7 +22,7 @@ def missing_modalities_figure(table: pd.DataFrame, title: str) -> go.Figure:
         cols=2,
         shared_yaxes=True,
         horizontal_spacing=0.16,
-        subplot_titles=("mean Dice", "minus Dice with all four"),
+        subplot_titles=("mean Dice", "minus Dice with all"),
     )
     _add_panel(figure, dice, ("mean", "low95", "high95"), 1)
     _add_panel(figure, dice, ("difference", "difference_low95", "difference_high95"), 2)

@@ -39,7 +39,6 @@ class SegmentationModel:
         """
         from bratsml.compute.device import choose_device
         from bratsml.config import build_config
-        from bratsml.data.cases import MODALITIES
         from bratsml.evaluation.whole_cases import Predictor
         from bratsml.experiment import Experiment
         from bratsml.labels import get_scheme
@@ -50,10 +49,16 @@ class SegmentationModel:
             raise CheckpointError("the model's weights hold no experiment; log the model again")
         experiment = build_config(Experiment, state["config"]["experiment"], source=WEIGHTS)
         output = experiment.output.build(get_scheme(experiment.data.label_scheme))
-        network = experiment.model.build(len(MODALITIES), output.num_channels)
+        network = experiment.build_model(output.num_channels)
         network.load_state_dict(state["model"])
         network.to(choose_device(experiment.compute)).eval()
-        self.predictor = Predictor(network, output, experiment.window, experiment.inference)
+        self.predictor = Predictor(
+            network,
+            output,
+            experiment.window,
+            experiment.inference,
+            modalities=experiment.data.modalities,
+        )
 
     def predict(  # type: ignore[no-untyped-def]  # a hint would have MLflow expect lists of cases
         self, context, model_input, params=None

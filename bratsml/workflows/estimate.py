@@ -16,7 +16,6 @@ from torch import nn
 
 from bratsml.compute.device import autocast_of, choose_device
 from bratsml.config import Tree, build_config
-from bratsml.data.cases import MODALITIES
 from bratsml.data.folds import Split
 from bratsml.data.loader import PatchLoader, num_workers
 from bratsml.data.pool import usable_cores
@@ -132,10 +131,14 @@ def measure_step(experiment: Experiment, label_scheme: str) -> StepCost:
     """
     device = choose_device(experiment.compute)
     output = experiment.output.build(get_scheme(label_scheme))
-    model = experiment.model.build(len(MODALITIES), output.num_channels).to(device)
+    model = experiment.build_model(output.num_channels).to(device)
     loss = DeepSupervision(experiment.loss.build(output.exclusive))
     optimizer = torch.optim.AdamW(model.parameters())
-    shape = (experiment.loader.batch_size, len(MODALITIES), *experiment.loader.patch)
+    shape = (
+        experiment.loader.batch_size,
+        len(experiment.data.modalities),
+        *experiment.loader.patch,
+    )
     image = torch.rand(shape, device=device)
     label = torch.zeros((shape[0], 1, *shape[2:]), dtype=torch.uint8, device=device)
     seconds = []
@@ -165,7 +168,7 @@ def _measure_tree(tree: Tree, label_scheme: str) -> StepCost:
 
 def _time_window(model: nn.Module, experiment: Experiment, device: torch.device) -> float:
     model.eval()
-    window = torch.rand((1, len(MODALITIES), *experiment.window), device=device)
+    window = torch.rand((1, len(experiment.data.modalities), *experiment.window), device=device)
     seconds = []
     for _ in range(STEPS_TIMED):
         start = _now(device)
@@ -179,9 +182,10 @@ def _time_window(model: nn.Module, experiment: Experiment, device: torch.device)
 def _time_batch(experiment: Experiment, store: Store, split: Split, device: torch.device) -> float:
     """Seconds until the loader can give the next batch, all its workers at work."""
     alone = experiment.loader.model_copy(update={"workers": 0})
-    batches = islice(
-        PatchLoader(store, split.training(0), alone, experiment.seed).epoch(0), BATCHES_TIMED + 1
+    loader = PatchLoader(
+        store, split.training(0), alone, experiment.seed, experiment.data.modalities
     )
+    batches = islice(loader.epoch(0), BATCHES_TIMED + 1)
     next(batches)  # the first one loads code
     start = _now(device)
     count = sum(1 for _ in batches)

@@ -105,7 +105,7 @@ class FoldWork:
     def model(self) -> nn.Module:
         """A freshly seeded network."""
         seed_everything(self.experiment.seed)
-        return self.experiment.model.build(4, self.output.num_channels)
+        return self.experiment.build_model(self.output.num_channels)
 
     def predictor(self, model: nn.Module) -> Predictor:
         """The network as it is applied to whole cases, in the precision it is trained in."""
@@ -116,6 +116,7 @@ class FoldWork:
             self.experiment.window,
             self.experiment.inference,
             lambda: autocast_of(compute, next(model.parameters()).device),
+            self.experiment.data.modalities,
         )
 
     def scorer(self, case_ids: tuple[str, ...], with_loss: bool = False) -> CaseScorer:
@@ -204,7 +205,11 @@ def _fit(
     experiment = work.experiment
     loss = DeepSupervision(experiment.loss.build(work.output.exclusive))
     loader = PatchLoader(
-        work.store, work.split.training(work.fold), experiment.loader, experiment.seed
+        work.store,
+        work.split.training(work.fold),
+        experiment.loader,
+        experiment.seed,
+        experiment.data.modalities,
     )
     scorer = work.scorer(work.split.validation(work.fold), with_loss=True)
 

@@ -10,13 +10,14 @@ from rich.progress import track
 from rich.table import Table
 
 from bratsml.data.augment import ModalityDropout
+from bratsml.errors import ConfigError
 from bratsml.evaluation.evaluate import case_table, summarize
 from bratsml.evaluation.missing_modalities import (
-    SUBSETS,
     Subset,
     keep_only,
     name_of,
     subset_table,
+    subsets_of,
     worst_single_loss,
 )
 from bratsml.evaluation.whole_cases import CaseScorer, Predictor
@@ -33,16 +34,19 @@ from bratsml.workflows.view import say_how_to_view
 
 
 def missing_modalities(run: str, data: str) -> str:
-    """Score every fold's network on its validation cases under all 15 subsets of modalities.
+    """Score every fold's network on its validation cases under all subsets of its modalities.
 
     Returns:
         Id of the run that holds the tables and the heat map.
 
     Raises:
         TrackingError: As :meth:`OutOfFold.of`; or a fold has no checkpoint.
-        ConfigError: The run's data is not known.
+        ConfigError: The run's data is not known, or its networks read one modality alone.
     """
     work = OutOfFold.of(run, data)
+    read = work.experiment.data.modalities
+    if len(read) == 1:
+        raise ConfigError(f"the networks of this run read {read[0]} alone; nothing can be missing")
     tracker = open_run(
         command="missing-modalities",
         experiment_name="bratsml",
@@ -109,9 +113,9 @@ def score_subsets(work: OutOfFold) -> pd.DataFrame:
 
 
 def matrix(table: pd.DataFrame, title: str) -> Table:
-    """Subset x region for the terminal: mean Dice, change from all four, and its interval."""
+    """Subset x region for the terminal: mean Dice, change from all, and its interval."""
     dice = table[table["metric"] == "dice"]
-    shown = Table(title=title, caption="mean (change from all four); below, the mean's 95 % range")
+    shown = Table(title=title, caption="mean (change from all); below, the mean's 95 % range")
     shown.add_column("modalities")
     for region in dict.fromkeys(dice["region"]):
         shown.add_column(str(region), justify="right")
@@ -150,7 +154,7 @@ def _predictors(work: OutOfFold) -> Iterator[tuple[int, str, Subset, Predictor]]
         (fold, case_id, subset)
         for fold, cases in enumerate(work.folds)
         for case_id in cases
-        for subset in SUBSETS
+        for subset in subsets_of(work.experiment.data.modalities)
     ]
     loaded, predictor = -1, None
     for fold, case_id, subset in track(todo, "scoring subsets", console=console):

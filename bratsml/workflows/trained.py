@@ -12,7 +12,6 @@ from torch import Tensor
 
 from bratsml.compute.device import autocast_of, choose_device
 from bratsml.config import build_config, flatten, merge
-from bratsml.data.cases import MODALITIES
 from bratsml.errors import CheckpointError, ConfigError
 from bratsml.evaluation.whole_cases import Predictor
 from bratsml.experiment import Experiment
@@ -52,7 +51,7 @@ class TrainedModels:
         for member in self.members:
             state = load_checkpoint(member.checkpoint)
             experiment = _experiment_of(state, member)
-            model = experiment.model.build(len(MODALITIES), self.output.num_channels)
+            model = experiment.build_model(self.output.num_channels)
             model.load_state_dict(state["ema"] or state["model"])
             yield (
                 member,
@@ -62,6 +61,7 @@ class TrainedModels:
                     experiment.window,
                     experiment.inference,
                     partial(autocast_of, experiment.compute, device),
+                    experiment.data.modalities,
                 ),
             )
 

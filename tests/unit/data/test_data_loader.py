@@ -9,7 +9,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -99,6 +99,15 @@ class TestBatch:
             image = batch.image[0]
             at_tumour = (image[0] == 5) & (image[1] == 5) & (image[2] == 4)
             assert torch.equal(at_tumour, batch.label[0, 0] == 4)
+
+    def test_holds_the_chosen_modalities_alone(self, store: Any) -> None:
+        whole = list(loader(store, samples_per_epoch=8).epoch(0))
+        chosen = PatchLoader(
+            store, CASES, with_overrides(PLAIN, {"samples_per_epoch": 8}), 0, ("t1c", "t2f")
+        )
+        for batch, all_four in zip(chosen.epoch(0), whole, strict=True):
+            assert torch.equal(batch.image, all_four.image[:, [1, 3]])
+            assert torch.equal(batch.label, all_four.label)
 
     def test_pads_cases_smaller_than_the_patch(self, store: Any) -> None:
         batch = next(loader(store, patch=[12, 4, 7]).epoch(0))
@@ -305,3 +314,61 @@ class TestConfig:
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
         assert num_workers(None) == expected
+
+
+class TestBalancedSampling:
+    """Of the four cases only c4 has no enhancing tumour."""
+
+    BALANCED: ClassVar = {"case_sampling": {"kind": "balanced_et"}, "samples_per_epoch": 8}
+
+    def test_half_of_the_samples_come_from_the_case_without_et(self, store: Any) -> None:
+        cases = [b.case_ids[0] for e in range(10) for b in loader(store, **self.BALANCED).epoch(e)]
+        assert cases.count("c4") == 40
+
+    def test_a_sample_is_the_same_in_any_batch_worker_and_resume(self, store: Any) -> None:
+        one = [b.case_ids[0] for b in loader(store, **self.BALANCED).epoch(2)]
+        batched = loader(store, batch_size=3, workers=2, **self.BALANCED)
+        assert [case for b in batched.epoch(2) for case in b.case_ids] == one
+        assert [case for b in batched.epoch(2, start=1) for case in b.case_ids] == one[3:]
+        batched.close()
+
+
+class TestAugmentedLater:
+    STRONG: ClassVar = {
+        "patch": [8, 8, 8],
+        "batch_size": 3,
+        "samples_per_epoch": 12,
+        "augment": [
+            {"kind": "rotate_scale", "probability": 0.7, "scale_probability": 0.7, "degrees": 30},
+            {"kind": "gaussian_noise", "probability": 0.7, "std": [0.0, 0.1]},
+            {"kind": "gaussian_blur", "probability": 0.7},
+            {"kind": "gamma", "probability": 0.7, "inverted": True, "keep_mean_and_std": True},
+            {"kind": "low_resolution", "probability": 0.7},
+            {"kind": "bias_field", "probability": 0.7},
+            {"kind": "flip"},
+        ],
+    }
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_the_result_is_the_workers_own_bit_for_bit(self, store: Any, workers: int) -> None:
+        here = loader(store, augment_on="workers", **self.STRONG)
+        later = loader(store, augment_on="device", workers=workers, **self.STRONG)
+        for done, left in zip(here.epoch(1), later.epoch(1), strict=True):
+            assert done.changes == ()
+            assert len(left.changes) == 3
+            assert not torch.equal(done.image, left.image)
+            assert same(done, left.to(torch.device("cpu")))
+        later.close()
+
+    def test_what_is_done_is_not_done_twice(self, store: Any) -> None:
+        batch = next(loader(store, augment_on="device", **self.STRONG).epoch(0))
+        once = batch.to(torch.device("cpu"))
+        image = once.image.clone()
+        assert torch.equal(once.to(torch.device("cpu")).image, image)
+
+    def test_auto_leaves_it_to_the_workers_without_a_gpu(
+        self, store: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for has_gpu in (False, True):
+            monkeypatch.setattr(torch.cuda, "is_available", lambda has=has_gpu: has)
+            assert PatchTask(store, CASES, PLAIN, 0).augments_later is has_gpu

@@ -16,6 +16,7 @@ from bratsml.evaluation.missing_modalities import (
     keep_only,
     name_of,
     subset_table,
+    subsets_of,
     worst_single_loss,
 )
 
@@ -111,3 +112,20 @@ def test_the_modality_a_region_misses_most() -> None:
     found = {row["region"]: row for row in worst_single_loss(table)}
     assert {region: row["missing"] for region, row in found.items()} == {"ET": "t1c", "WT": "t1n"}
     assert found["ET"]["difference"] == pytest.approx(-0.7)
+
+
+def test_of_a_network_with_two_modalities_both_are_all() -> None:
+    assert subsets_of(("t1c", "t2f")) == (("t1c", "t2f"), ("t1c",), ("t2f",))
+    table = subset_table(
+        pd.concat(
+            [
+                scores("t1c", {"a": 0.4}),
+                scores("t2f", {"a": 0.7}),
+                scores("t1c+t2f", {"a": 0.9}),
+            ]
+        )
+    )
+    assert table["subset"].tolist() == ["t1c+t2f", "t1c", "t2f"]
+    np.testing.assert_allclose(table["difference"], [0, -0.5, -0.2])
+    (worst,) = worst_single_loss(table)
+    assert worst["missing"] == "t2f"

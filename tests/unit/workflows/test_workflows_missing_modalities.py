@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bratsml.data.cases import MODALITIES
 from bratsml.evaluation.missing_modalities import SUBSETS, name_of, subset_table
 from bratsml.workflows import missing_modalities as workflow
 
@@ -38,7 +39,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_every_fold_scores_its_own_cases_under_every_subset(loaded: list[int]) -> None:
     image = np.array([1, 2, 4, 8], dtype=np.float32).reshape(4, 1, 1, 1)
     store = SimpleNamespace(image=lambda case: image, meta=lambda case: None)
-    experiment = SimpleNamespace(evaluation=None, postprocess=())
+    experiment = SimpleNamespace(
+        evaluation=None, postprocess=(), data=SimpleNamespace(modalities=MODALITIES)
+    )
     work: Any = SimpleNamespace(
         folds=(("a", "b"), ("c",)),
         store=store,
