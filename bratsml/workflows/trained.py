@@ -140,7 +140,9 @@ def _experiment_of(state: dict[str, object], member: Member) -> Experiment:
 
 
 def _what_must_agree(experiment: Experiment) -> dict[str, object]:
-    return flatten({"data": experiment.data.tree(), "output": experiment.output.tree()})
+    data = experiment.data.tree()
+    del data["modalities"]  # each network picks its own
+    return flatten({"data": data, "output": experiment.output.tree()})
 
 
 def _with_postprocess(experiment: Experiment, path: str) -> Experiment:
