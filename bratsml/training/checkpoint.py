@@ -45,8 +45,20 @@ def load_checkpoint(path: Path) -> State:
     """Read a checkpoint after checking it.
 
     Raises:
-        CheckpointError: Missing, truncated, changed since it was written, holding anything but
-            plain data (such a file could run code), or of another format.
+        CheckpointError: See :func:`read_plain`; or of another format.
+    """
+    state = read_plain(path)
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise CheckpointError(f"checkpoint {path.name} is not one of ours (format {FORMAT})")
+    return state
+
+
+def read_plain(path: Path) -> Any:
+    """Read any torch file of plain data; where checkpoints of ours lie, only what is on record.
+
+    Raises:
+        CheckpointError: Missing, truncated, changed since it was written, or holding anything but
+            plain data (such a file could run code).
     """
     if not path.is_file():
         raise CheckpointError(f"checkpoint {path.name} is not there; check the name")
@@ -57,16 +69,13 @@ def load_checkpoint(path: Path) -> State:
             "differs); use another one"
         )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"checkpoint {path.name} holds more than plain data and could run code; it is refused"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"checkpoint {path.name} is damaged; use another one") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise CheckpointError(f"checkpoint {path.name} is not one of ours (format {FORMAT})")
-    return state
 
 
 def require_same_config(state: State, config: dict[str, Any], name: str) -> None:
