@@ -29,7 +29,7 @@ from bratsml.inference.window import InferenceConfig
 from bratsml.labels import SCHEMES
 from bratsml.losses.registry import DiceCrossEntropyConfig, LossConfig
 from bratsml.models.output import OutputConfig
-from bratsml.models.registry import ModelConfig
+from bratsml.models.registry import ModelConfig, window_of
 from bratsml.models.unet import UNetConfig
 from bratsml.training.optim import OptimConfig
 from bratsml.training.schedule import ScheduleConfig
@@ -97,8 +97,11 @@ class Experiment(Config):
 
     @property
     def window(self) -> tuple[int, int, int]:
-        """Voxels of one inference window: the training patch unless set otherwise."""
-        return self.inference.window or self.loader.patch
+        """Voxels of one inference window: the training patch unless set otherwise.
+
+        0 along Z for networks on slices, which always see a case's whole depth.
+        """
+        return window_of(self.model, self.inference.window or self.loader.patch)
 
     def build_model(self, out_channels: int) -> nn.Module:
         """The network, untrained: one channel in for each of ``data.modalities``."""

@@ -23,7 +23,8 @@ class InferenceConfig(Config):
     """How a network is applied to a volume larger than its patch.
 
     Attributes:
-        window: Voxels of one window; ``None`` for the training patch.
+        window: Voxels of one window; ``None`` for the training patch. Networks on slices take the
+            whole depth, whatever its third number.
         overlap: Share of a window that its neighbour covers again, 0 to below 1.
         blend: Weight of a voxel within its window: ``gaussian`` (most in the centre), ``constant``.
         flips: Axes (0, 1, 2) mirrored; every subset of them is one more pass, averaged.
@@ -60,6 +61,7 @@ def predict_probabilities(
 
     Args:
         image: Shape ``(M, X, Y, Z)``, any float dtype.
+        window: Voxels along X, Y, Z; 0 for the whole of an axis.
 
     Returns:
         float32 on the CPU, shape ``(C, X, Y, Z)``.

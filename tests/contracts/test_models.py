@@ -17,6 +17,7 @@ from bratsml.models.mednext import MedNeXtConfig
 from bratsml.models.segresnet import SegResNetConfig
 from bratsml.models.swinunetr import SwinUNETRConfig
 from bratsml.models.unet import UNetConfig
+from bratsml.models.unet2d import UNet2dConfig
 
 SMALL_UNET = UNetConfig(channels=(4, 8, 16), strides=(2, 2), res_units=2)
 
@@ -34,6 +35,12 @@ EXAMPLES = [
     pytest.param(
         Example(UNetConfig(channels=(4, 8), strides=(2,), res_units=0), ((4, 4, 4),), (3, 4, 4)),
         id="unet-plain",
+    ),
+    pytest.param(
+        Example(
+            UNet2dConfig(channels=(4, 8, 16), strides=(2, 2)), ((8, 8, 1), (12, 8, 5)), (8, 10, 4)
+        ),
+        id="unet2d",
     ),
     pytest.param(
         Example(
