@@ -135,7 +135,7 @@ class InlineLauncher(Launcher):
         """See :meth:`Launcher.run`."""
         outcomes: list[Outcome] = []
         for job in jobs:
-            outcomes.append(Outcome(job, _run_here(job)))
+            outcomes.append(Outcome(job, run_here(job)))
             watch(outcomes)
             if outcomes[-1].state == "stopped":
                 break
@@ -144,7 +144,12 @@ class InlineLauncher(Launcher):
 
 @dataclass
 class ProcessLauncher(Launcher):
-    """Up to ``parallel`` jobs at a time, each in its own process, spread over the GPUs."""
+    """Up to ``parallel`` jobs at a time, each in its own process, spread over the GPUs.
+
+    Attributes:
+        threads: Of each job; 0 leaves it to the job.
+        num_gpus: Jobs get one of so many GPUs each; 0 leaves them all that there are.
+    """
 
     parallel: int = 1
     threads: int = 1
@@ -181,7 +186,8 @@ class ProcessLauncher(Launcher):
     def start(self, job: Job, slot: int) -> subprocess.Popen[bytes]:
         """Start one job in a process group of its own; its output is added to its log."""
         environment = dict(os.environ)
-        environment.setdefault("OMP_NUM_THREADS", str(self.threads))
+        if self.threads:
+            environment.setdefault("OMP_NUM_THREADS", str(self.threads))
         if self.num_gpus and "CUDA_VISIBLE_DEVICES" not in environment:
             environment["CUDA_VISIBLE_DEVICES"] = str(slot % self.num_gpus)
         job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -197,7 +203,8 @@ class ProcessLauncher(Launcher):
             )
 
 
-def _run_here(job: Job) -> int:
+def run_here(job: Job) -> int:
+    """Run one job in this process; returns its exit code."""
     arguments = sys.argv
     sys.argv = [job.module, str(job.record)]
     try:
