@@ -15,9 +15,9 @@ import pandas as pd
 import yaml
 
 from bratsml.config import Tree, merge
-from bratsml.evaluation.compare import compare
 from bratsml.tuning.space import Space, WholeNumber
 from bratsml.tuning.study import CASES, SharedStudy
+from bratsml.workflows.verdict import compare_means, verdict_sentence
 
 FRESH_SEED = 1000
 """Added to the experiment's seed, so that no rerun repeats a trial."""
@@ -94,53 +94,21 @@ def decide(
         table = pd.DataFrame([_row(c, dice, {}) for c in found if c.name in dice])
         sentence = f"no verdict: {missing} came through the reruns"
         return Verdict(tuned[0] if tuned else None, False, sentence, table)
-    against = {c.name: _against_default(dice, c.name, seed, patients, len(tuned)) for c in tuned}
+    against = {
+        c.name: compare_means(
+            dice[DEFAULT], dice[c.name], patients, seed=seed, num_pairs=len(tuned)
+        )
+        for c in tuned
+    }
     rows = [_row(c, dice, against.get(c.name, {})) for c in found if c.name in dice]
     best = max(tuned, key=lambda c: float(np.mean(list(dice[c.name].values()))))
     compared = against[best.name]
     return Verdict(
         best,
         compared["verdict"] == "second is better",
-        _sentence(best.name, compared),
+        verdict_sentence("the default", best.name, compared),
         pd.DataFrame(rows),
     )
-
-
-def _sentence(name: str, compared: Mapping[str, Any]) -> str:
-    difference = compared["difference"]
-    evidence = (
-        f"95 % interval {compared['low95']:+.4f} to {compared['high95']:+.4f}, "
-        f"p {compared['p_corrected']:.2g}, {compared['num_patients']} patients"
-    )
-    if compared["verdict"] == "second is better":
-        return f"{name} is better than the default by {difference:.4f} ({evidence})"
-    if compared["verdict"] == "first is better":
-        return f"the default is better than {name} by {-difference:.4f} ({evidence})"
-    if compared["verdict"] == "tie":
-        return (
-            f"a tie: {name} minus the default {difference:+.4f} ({evidence}); a difference of "
-            f"{compared['smallest_detectable']:.4f} could have been seen"
-        )
-    return f"too few patients to tell: {name} minus the default {difference:+.4f} ({evidence})"
-
-
-def _against_default(
-    dice: Mapping[str, Mapping[str, float]],
-    name: str,
-    seed: int,
-    patients: Mapping[str, str] | None,
-    num_pairs: int,
-) -> dict[str, Any]:
-    """The comparison of one candidate's mean Dice with the default's, on the cases both have."""
-    shared = sorted(dice[DEFAULT].keys() & dice[name].keys())
-    default, tuned = (
-        pd.DataFrame(
-            {"case": shared, "region": "mean", "dice": [dice[which][case] for case in shared]}
-        )
-        for which in (DEFAULT, name)
-    )
-    table = compare(default, tuned, patients, seed=seed, num_pairs=num_pairs)
-    return {str(key): value for key, value in table.to_dict("records")[0].items()}
 
 
 def tuned_yaml(base: str, changes: Tree, space_changes: Tree, comment: Sequence[str]) -> str:
