@@ -10,13 +10,20 @@ from torch import nn
 from bratsml.geometry import Shape
 from bratsml.models.dynunet import DynUNetConfig
 from bratsml.models.mednext import MedNeXtConfig
+from bratsml.models.plain_unet import PlainUNetConfig
 from bratsml.models.segresnet import SegResNetConfig
 from bratsml.models.swinunetr import SwinUNETRConfig
 from bratsml.models.unet import UNetConfig
 from bratsml.models.unet2d import UNet2dConfig
 
 ModelConfig = Annotated[
-    UNetConfig | UNet2dConfig | SwinUNETRConfig | MedNeXtConfig | DynUNetConfig | SegResNetConfig,
+    UNetConfig
+    | PlainUNetConfig
+    | UNet2dConfig
+    | SwinUNETRConfig
+    | MedNeXtConfig
+    | DynUNetConfig
+    | SegResNetConfig,
     Field(discriminator="kind"),
 ]
 

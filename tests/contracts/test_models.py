@@ -14,6 +14,7 @@ from bratsml.config import with_overrides
 from bratsml.errors import ConfigError
 from bratsml.models.dynunet import DynUNetConfig
 from bratsml.models.mednext import MedNeXtConfig
+from bratsml.models.plain_unet import PlainUNetConfig
 from bratsml.models.segresnet import SegResNetConfig
 from bratsml.models.swinunetr import SwinUNETRConfig
 from bratsml.models.unet import UNetConfig
@@ -35,6 +36,18 @@ EXAMPLES = [
     pytest.param(
         Example(UNetConfig(channels=(4, 8), strides=(2,), res_units=0), ((4, 4, 4),), (3, 4, 4)),
         id="unet-plain",
+    ),
+    pytest.param(
+        Example(PlainUNetConfig(channels=(4, 6, 16)), ((8, 4, 4), (12, 8, 16)), (8, 8, 10)),
+        id="plain-unet",
+    ),
+    pytest.param(
+        Example(
+            PlainUNetConfig(channels=(4, 6), narrow="decoder", upsampling="trilinear"),
+            ((4, 2, 2), (4, 8, 6)),
+            (4, 3, 2),
+        ),
+        id="plain-unet-trilinear",
     ),
     pytest.param(
         Example(
