@@ -36,10 +36,11 @@ from bratsml.data.patches import (
 )
 from bratsml.data.pool import usable_cores
 from bratsml.data.sampling import ET, CaseSampling, UniformSampling, choose_sampler
+from bratsml.data.slices import is_thin, read_slices
 from bratsml.data.store import Store
 from bratsml.data.workers import Key, WorkerLostError, WorkerPool
 from bratsml.errors import ConfigError, DataError, ResourceError
-from bratsml.geometry import Shape
+from bratsml.geometry import Array, Shape
 
 MOST_WORKERS = 8
 """Workers used when the configuration leaves their number open."""
@@ -90,7 +91,8 @@ class Batch:
     """Patches ready for the network.
 
     Attributes:
-        image: ``(N, M, X, Y, Z)`` float32, modalities in the order of ``MODALITIES``.
+        image: ``(N, M, X, Y, Z)`` float32, modalities in the order of ``MODALITIES``; deeper than
+            the patch where the loader reads neighbours.
         label: ``(N, 1, X, Y, Z)`` uint8, values of the store's label scheme.
         case_ids: The case of each patch.
         changes: For each patch what its augmentation has yet to do; :meth:`to` does it.
@@ -129,6 +131,8 @@ class PatchLoader:
         config: See :class:`LoaderConfig`.
         seed: With epoch and position, all that a sample depends on.
         modalities: Those that are read, in the order of ``MODALITIES``.
+        neighbours: Slices by which images and label maps are deeper than the patch at either end,
+            for networks that see neighbouring slices; those outside the case are 0.
 
     Raises:
         ConfigError: No cases.
@@ -142,10 +146,11 @@ class PatchLoader:
         config: LoaderConfig,
         seed: int,
         modalities: Sequence[str] = MODALITIES,
+        neighbours: int = 0,
     ) -> None:
         if not case_ids:
             raise ConfigError("there are no training cases; lower split.folds or add cases")
-        self._task = PatchTask(store, case_ids, config, seed, modalities)
+        self._task = PatchTask(store, case_ids, config, seed, modalities, neighbours)
         self._config = config
         self.workers = num_workers(config.workers)
         self._pin = torch.cuda.is_available()
@@ -223,9 +228,13 @@ class PatchTask:
         config: LoaderConfig,
         seed: int,
         modalities: Sequence[str] = MODALITIES,
+        neighbours: int = 0,
     ) -> None:
         self.store, self.config, self.seed = store, config, seed
         self.modalities = tuple(modalities)
+        self.neighbours = neighbours
+        x, y, z = config.patch
+        self.form = (x, y, z + 2 * neighbours)
         self.case_ids = tuple(sorted(case_ids))
         self.samples_per_epoch = config.samples_per_epoch or len(self.case_ids)
         self.augments_later = augments_later(config)
@@ -248,8 +257,8 @@ class PatchTask:
         epoch, number = key
         samples = self._samples_of(number)
         # NumPy asks for huge pages, which makes the first write to fresh memory much cheaper
-        image = np.empty((len(samples), len(self.modalities), *self.config.patch), np.float32)
-        label = np.empty((len(samples), 1, *self.config.patch), np.uint8)
+        image = np.empty((len(samples), len(self.modalities), *self.form), np.float32)
+        label = np.empty((len(samples), 1, *self.form), np.uint8)
         batch = Batch(torch.from_numpy(image), torch.from_numpy(label), [])
         for place, sample in enumerate(samples):
             if report:
@@ -287,18 +296,27 @@ class PatchTask:
         """Write the sample's patch into ``(M, X, Y, Z)`` and ``(X, Y, Z)``; how to augment it."""
         case_id = self.case_of(epoch, sample)
         rng = self._generator(_SAMPLE, epoch, sample)
-        start = self._start(case_id, self.is_centred(epoch, sample), rng)
-        stored_label = self.store.label(case_id)
-        assert stored_label is not None  # checked when the task was made
-        whole = self.store.image(case_id)
+        x, y, z = self._start(case_id, self.is_centred(epoch, sample), rng)
+        whole, stored_label, first = self._stored(case_id, z - self.neighbours)
+        start = (x, y, z - self.neighbours - first)
         if self.modalities == MODALITIES:
             read_patch(whole, start, image)
         else:  # one by one, as a choice of channels would copy the whole case
             for channel, modality in zip(channels_of(self.modalities), image, strict=True):
                 read_patch(whole[channel], start, modality)
         read_patch(stored_label, start, label)
-        modalities, x, y, z = image.shape
-        return draw_changes(self.config.augment, (modalities, x, y, z), rng)
+        return draw_changes(self.config.augment, (len(self.modalities), *self.form), rng)
+
+    def _stored(self, case_id: str, first: int) -> tuple[Array, Array, int]:
+        """Image and label map of a case from slice ``first`` on, and their first slice's number.
+
+        That is the whole case unless the patch is thin.
+        """
+        if is_thin(self.form[2], self._shapes[case_id][2]):
+            return read_slices(self.store, case_id, first, self.form[2])
+        label = self.store.label(case_id)
+        assert label is not None  # checked when the task was made
+        return self.store.image(case_id), label, 0
 
     def _start(self, case_id: str, centred: bool, rng: np.random.Generator) -> Shape:
         shape, patch = self._shapes[case_id], self.config.patch
