@@ -14,6 +14,9 @@ from torch import Tensor
 
 from bratsml.data.augment_base import AugmentStepConfig, Change, Factors, Form, Probability
 
+THIN_RATIO = 3
+"""Times by which the longest side must exceed a thin one, as in nnU-Net."""
+
 
 class Flip(AugmentStepConfig):
     """Mirror along each of the axes, independently.
@@ -80,7 +83,8 @@ class RotateScale(AugmentStepConfig):
     """Turn about all three axes and zoom, about the middle of the patch, in one resampling.
 
     Images are interpolated linearly, label maps take the nearest voxel; what comes from outside the
-    patch is 0. A patch that is one voxel thin is turned and zoomed within its plane.
+    patch is 0. Patches of a few slices, less than a third as deep as they are wide, are turned and
+    zoomed within their slices alone (as nnU-Net does with thick slices).
 
     Attributes:
         probability: Of a turn, and unless ``scale_probability`` is set of a zoom with it.
@@ -105,10 +109,12 @@ class RotateScale(AugmentStepConfig):
             return None
         angles = rng.uniform(-self.degrees, self.degrees, 3) if turn else np.zeros(3)
         factor = rng.uniform(*self.factor) if zoom else 1.0
-        for axis in range(3):
-            if form[axis + 1] == 1:
-                angles[[other for other in range(3) if other != axis]] = 0
+        thin = [axis for axis in range(3) if THIN_RATIO * form[axis + 1] < max(form[1:])]
+        for axis in thin:
+            angles[[other for other in range(3) if other != axis]] = 0
         matrix = _rotation(np.deg2rad(angles)) / factor
+        for axis in thin:
+            matrix[axis, axis] = 1
         return Resampled(tuple(tuple(float(value) for value in row) for row in matrix))
 
 
