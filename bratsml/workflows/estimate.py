@@ -22,8 +22,10 @@ from bratsml.data.pool import usable_cores
 from bratsml.data.store import Store
 from bratsml.errors import ResourceError
 from bratsml.experiment import Experiment
+from bratsml.geometry import Shape
 from bratsml.labels import get_scheme
 from bratsml.losses.deep_supervision import DeepSupervision
+from bratsml.models.registry import neighbours_of
 from bratsml.workflows.console import duration, say, size
 
 CHECKPOINTS_KEPT = 3
@@ -77,12 +79,15 @@ def estimate(experiment: Experiment, store: Store, split: Split) -> Estimate:
         ResourceError: The step does not fit into memory; names the settings to lower.
     """
     device = choose_device(experiment.compute)
+    shapes = [store.meta(case_id).shape for case_id in store.case_ids]
+    x, y, z = (int(side) for side in np.median(shapes, axis=0))
     if device.type == "cuda":
         # in a process of its own, so that this one takes no GPU memory from the folds
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            cost = pool.submit(_measure_tree, experiment.tree(), store.label_scheme).result()
+            tree, scheme = experiment.tree(), store.label_scheme
+            cost = pool.submit(_measure_tree, tree, scheme, (x, y, z)).result()
     else:
-        cost = measure_step(experiment, store.label_scheme)
+        cost = measure_step(experiment, store.label_scheme, (x, y, z))
     cost = replace(cost, batch_seconds=_time_batch(experiment, store, split, device))
     cases = sum(len(fold) for fold in split.folds)
     num_validation = cases / len(split.folds)
@@ -90,7 +95,7 @@ def estimate(experiment: Experiment, store: Store, split: Split) -> Estimate:
     steps = math.ceil(
         (experiment.loader.samples_per_epoch or num_training) / experiment.loader.batch_size
     )
-    windows = float(np.mean([_windows(experiment, store.meta(c).shape) for c in store.case_ids]))
+    windows = float(np.mean([_windows(experiment, shape) for shape in shapes]))
     validations = math.ceil(experiment.train.epochs / experiment.train.validate_every) + 1
     # workers read ahead while a GPU computes; on a CPU everything shares the cores
     one_step = (
@@ -124,23 +129,23 @@ def total_seconds(one_fold: Estimate, num_folds: int, parallel: int) -> float:
     return math.ceil(num_folds / max(parallel, 1)) * one_fold.fold_seconds
 
 
-def measure_step(experiment: Experiment, label_scheme: str) -> StepCost:
+def measure_step(experiment: Experiment, label_scheme: str, volume: Shape) -> StepCost:
     """Time the fastest of a few training steps and windows, on random numbers.
 
     ``batch_seconds`` is left at 0.
+
+    Args:
+        volume: Voxels of a case of usual size.
     """
     device = choose_device(experiment.compute)
     output = experiment.output.build(get_scheme(label_scheme))
     model = experiment.build_model(output.num_channels).to(device)
     loss = DeepSupervision(experiment.loss.build(output.exclusive))
     optimizer = torch.optim.AdamW(model.parameters())
-    shape = (
-        experiment.loader.batch_size,
-        len(experiment.data.modalities),
-        *experiment.loader.patch,
-    )
-    image = torch.rand(shape, device=device)
-    label = torch.zeros((shape[0], 1, *shape[2:]), dtype=torch.uint8, device=device)
+    batch, (x, y, z) = experiment.loader.batch_size, experiment.loader.patch
+    deeper = z + 2 * neighbours_of(experiment.model)
+    image = torch.rand((batch, len(experiment.data.modalities), x, y, deeper), device=device)
+    label = torch.zeros((batch, 1, x, y, z), dtype=torch.uint8, device=device)
     seconds = []
     try:
         for _ in range(STEPS_TIMED):
@@ -152,7 +157,7 @@ def measure_step(experiment: Experiment, label_scheme: str) -> StepCost:
             optimizer.zero_grad()
             _wait_for(device)
             seconds.append(_now(device) - start)
-        window_seconds = _time_window(model, experiment, device)
+        window_seconds = _time_window(model, experiment, volume, device)
     except torch.cuda.OutOfMemoryError as error:
         raise ResourceError(
             "one training step does not fit into this GPU's memory; lower loader.patch or "
@@ -162,13 +167,16 @@ def measure_step(experiment: Experiment, label_scheme: str) -> StepCost:
     return StepCost(0.0, min(seconds), window_seconds, _peak_memory(device), parameters)
 
 
-def _measure_tree(tree: Tree, label_scheme: str) -> StepCost:
-    return measure_step(build_config(Experiment, tree), label_scheme)
+def _measure_tree(tree: Tree, label_scheme: str, volume: Shape) -> StepCost:
+    return measure_step(build_config(Experiment, tree), label_scheme, volume)
 
 
-def _time_window(model: nn.Module, experiment: Experiment, device: torch.device) -> float:
+def _time_window(
+    model: nn.Module, experiment: Experiment, volume: Shape, device: torch.device
+) -> float:
     model.eval()
-    window = torch.rand((1, len(experiment.data.modalities), *experiment.window), device=device)
+    sides = (window or side for window, side in zip(experiment.window, volume, strict=True))
+    window = torch.rand((1, len(experiment.data.modalities), *sides), device=device)
     seconds = []
     for _ in range(STEPS_TIMED):
         start = _now(device)
@@ -183,7 +191,12 @@ def _time_batch(experiment: Experiment, store: Store, split: Split, device: torc
     """Seconds until the loader can give the next batch, all its workers at work."""
     alone = experiment.loader.model_copy(update={"workers": 0})
     loader = PatchLoader(
-        store, split.training(0), alone, experiment.seed, experiment.data.modalities
+        store,
+        split.training(0),
+        alone,
+        experiment.seed,
+        experiment.data.modalities,
+        neighbours_of(experiment.model),
     )
     batches = islice(loader.epoch(0), BATCHES_TIMED + 1)
     next(batches)  # the first one loads code
@@ -205,10 +218,12 @@ def _now(device: torch.device) -> float:
     return time.process_time() / usable_cores()
 
 
-def _windows(experiment: Experiment, shape: tuple[int, int, int]) -> int:
+def _windows(experiment: Experiment, shape: Shape) -> int:
     """Windows that cover a volume, times the mirrored passes."""
     count = 1
     for side, window in zip(shape, experiment.window, strict=True):
+        if window == 0:  # as long as the volume
+            continue
         stride = max(1, int(window * (1 - experiment.inference.overlap)))
         count *= max(1, math.ceil((side - window) / stride) + 1)
     return count * 2 ** len(experiment.inference.flips)

@@ -40,7 +40,7 @@ from bratsml.labels import LabelScheme, get_scheme
 from bratsml.losses.deep_supervision import DeepSupervision
 from bratsml.metrics import METRIC_VERSION
 from bratsml.models.output import Output
-from bratsml.models.registry import count_parameters
+from bratsml.models.registry import count_parameters, neighbours_of
 from bratsml.tracking.environment import describe_environment
 from bratsml.tracking.logged_model import log_segmentation_model
 from bratsml.tracking.mlflow_tracker import attach_run
@@ -118,6 +118,14 @@ class FoldWork:
             lambda: autocast_of(compute, next(model.parameters()).device),
             self.experiment.data.modalities,
         )
+
+    def target(self, label: Tensor) -> Tensor:
+        """What the loss compares logits with, from a batch's label maps ``(N, 1, X, Y, Z)``.
+
+        Slices that are there as neighbours only have no logits and are left out.
+        """
+        ends = neighbours_of(self.experiment.model)
+        return self.output.target(label[..., ends : label.shape[-1] - ends])
 
     def scorer(self, case_ids: tuple[str, ...], with_loss: bool = False) -> CaseScorer:
         """Scores on those cases."""
@@ -210,6 +218,7 @@ def _fit(
         experiment.loader,
         experiment.seed,
         experiment.data.modalities,
+        neighbours_of(experiment.model),
     )
     scorer = work.scorer(work.split.validation(work.fold), with_loss=True)
 
@@ -224,7 +233,7 @@ def _fit(
     return fit(
         model=model,
         loss=loss,
-        target_of=work.output.target,
+        target_of=work.target,
         loader=loader,
         validate=validate,
         optim=experiment.optim,
