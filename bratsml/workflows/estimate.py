@@ -64,12 +64,13 @@ class StepCost:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What one fold will take with the machine to itself."""
+    """What one fold will take with the machine to itself; ``batches`` are those of an epoch."""
 
     fold_seconds: float
     memory_bytes: int
     disk_bytes: int
     device: str
+    batches: int = 0
 
 
 def estimate(experiment: Experiment, store: Store, split: Split) -> Estimate:
@@ -79,16 +80,23 @@ def estimate(experiment: Experiment, store: Store, split: Split) -> Estimate:
         ResourceError: The step does not fit into memory; names the settings to lower.
     """
     device = choose_device(experiment.compute)
-    shapes = [store.meta(case_id).shape for case_id in store.case_ids]
-    x, y, z = (int(side) for side in np.median(shapes, axis=0))
+    volume = usual_shape(store)
     if device.type == "cuda":
         # in a process of its own, so that this one takes no GPU memory from the folds
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
             tree, scheme = experiment.tree(), store.label_scheme
-            cost = pool.submit(_measure_tree, tree, scheme, (x, y, z)).result()
+            cost = pool.submit(_measure_tree, tree, scheme, volume).result()
     else:
-        cost = measure_step(experiment, store.label_scheme, (x, y, z))
+        cost = measure_step(experiment, store.label_scheme, volume)
     cost = replace(cost, batch_seconds=_time_batch(experiment, store, split, device))
+    return scale(cost, experiment, store, split, device)
+
+
+def scale(
+    cost: StepCost, experiment: Experiment, store: Store, split: Split, device: torch.device
+) -> Estimate:
+    """A fold of average size, from what one step costs."""
+    shapes = [store.meta(case_id).shape for case_id in store.case_ids]
     cases = sum(len(fold) for fold in split.folds)
     num_validation = cases / len(split.folds)
     num_training = cases - num_validation + len(split.training_only)
@@ -108,7 +116,14 @@ def estimate(experiment: Experiment, store: Store, split: Split) -> Estimate:
         + validations * num_validation * windows * cost.window_seconds
     )
     disk = CHECKPOINTS_KEPT * cost.num_parameters * BYTES_PER_PARAMETER_KEPT
-    return Estimate(seconds, cost.memory_bytes, disk, device.type)
+    return Estimate(seconds, cost.memory_bytes, disk, device.type, steps)
+
+
+def usual_shape(store: Store) -> Shape:
+    """Voxels of a case of usual size: the median of each side."""
+    shapes = [store.meta(case_id).shape for case_id in store.case_ids]
+    x, y, z = (int(side) for side in np.median(shapes, axis=0))
+    return x, y, z
 
 
 def say_estimate(one_fold: Estimate, num_folds: int, parallel: int) -> None:
@@ -157,23 +172,28 @@ def measure_step(experiment: Experiment, label_scheme: str, volume: Shape) -> St
             optimizer.zero_grad()
             _wait_for(device)
             seconds.append(_now(device) - start)
-        window_seconds = _time_window(model, experiment, volume, device)
+        window_seconds = time_window(model, experiment, volume, device)
     except torch.cuda.OutOfMemoryError as error:
         raise ResourceError(
             "one training step does not fit into this GPU's memory; lower loader.patch or "
             "loader.batch_size, or set model.checkpointing=true and compute.precision=bf16"
         ) from error
     parameters = sum(p.numel() for p in model.parameters())
-    return StepCost(0.0, min(seconds), window_seconds, _peak_memory(device), parameters)
+    return StepCost(0.0, min(seconds), window_seconds, peak_memory(device), parameters)
 
 
 def _measure_tree(tree: Tree, label_scheme: str, volume: Shape) -> StepCost:
     return measure_step(build_config(Experiment, tree), label_scheme, volume)
 
 
-def _time_window(
+def time_window(
     model: nn.Module, experiment: Experiment, volume: Shape, device: torch.device
 ) -> float:
+    """Seconds of one forward pass: the fastest of a few.
+
+    Args:
+        volume: Voxels of a case, for windows that are as long as the volume.
+    """
     model.eval()
     sides = (window or side for window, side in zip(experiment.window, volume, strict=True))
     window = torch.rand((1, len(experiment.data.modalities), *sides), device=device)
@@ -234,7 +254,8 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
+    """Bytes of the device (GPU, reserved) or of the process (CPU) so far."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_reserved(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
