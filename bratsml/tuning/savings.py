@@ -95,10 +95,11 @@ def inference_savings(experiment: Experiment) -> list[Saving]:
     count = experiment.inference.window_batch
     batches = tuple({"inference.window_batch": n} for n in range(count - 1, 0, -1))
     every = [Saving("fewer windows at a time", "same result", batches, True)]
-    if experiment.inference.window is not None:
-        chain = _chain(experiment, experiment.inference.window)
-        smaller = chain[: chain.index(experiment.inference.window)]
-        options = tuple({"inference.window": list(window)} for window in reversed(smaller))
+    window = experiment.inference.window
+    chain = [] if window is None else _chain(experiment, window)
+    if window in chain:  # not where a side is 0: as long as the volume
+        smaller = chain[: chain.index(window)]
+        options = tuple({"inference.window": list(sides)} for sides in reversed(smaller))
         every.append(Saving("smaller window", "less context for each voxel", options, False))
     return [saving for saving in every if saving.options]
 
