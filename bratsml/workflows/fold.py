@@ -165,7 +165,8 @@ def run_fold(
         tracker.log_params({"model.parameters": count_parameters(model)})
         if score_untrained and not work.checkpoints.has_last:
             _log_untrained(work, model, tracker)
-        result = _fit(work, model, tracker, hooks)
+        shown = [ProgressHook(f"fold {work.fold}"), ProgressFile(work.folder)]
+        result = train_network(work, model, tracker, [*shown, *hooks])
         if result.stopped_by == "signal":
             tracker.finish("KILLED")
             return result
@@ -207,9 +208,10 @@ def describe_setup(tracker: Tracker, experiment: Experiment, store: Store, split
     tracker.log_json(environment, "environment.json")
 
 
-def _fit(
-    work: FoldWork, model: nn.Module, tracker: Tracker, more_hooks: Sequence[Hook]
+def train_network(
+    work: FoldWork, model: nn.Module, tracker: Tracker, hooks: Sequence[Hook]
 ) -> FitResult:
+    """Train on the fold, or go on from its last checkpoint; nothing is said and no run finished."""
     experiment = work.experiment
     loss = DeepSupervision(experiment.loss.build(work.output.exclusive))
     loader = PatchLoader(
@@ -228,8 +230,6 @@ def _fit(
         score = metrics.get("val/dice/mean", 0.0)
         return Validation(score=score, metrics=metrics, table=table)
 
-    own = [ProgressHook(f"fold {work.fold}"), ProgressFile(work.folder)]
-    hooks = [*own, AttentionNote(model, tracker), *more_hooks]
     return fit(
         model=model,
         loss=loss,
@@ -242,7 +242,7 @@ def _fit(
         compute=experiment.compute,
         checkpoints=work.checkpoints,
         tracker=tracker,
-        hooks=hooks,
+        hooks=[AttentionNote(model, tracker), *hooks],
         config_tree=checkpoint_config(work),
     )
 
