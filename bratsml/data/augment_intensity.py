@@ -200,13 +200,13 @@ class Curved(_OfModalities):
         """See :class:`_OfModalities`."""
         if self.inverted:
             volume.neg_()
-        std, mean = torch.std_mean(volume) if self.keep_mean_and_std else (None, None)
+        std, mean = torch.std_mean(volume, correction=0) if self.keep_mean_and_std else (None, None)
         low, high = volume.aminmax()
         extent = high - low
         volume.sub_(low).div_(extent.clamp(min=torch.finfo(torch.float32).tiny))
         volume.pow_(value).mul_(extent).add_(low)
         if std is not None and mean is not None:
-            new_std, new_mean = torch.std_mean(volume)
+            new_std, new_mean = torch.std_mean(volume, correction=0)
             volume.sub_(new_mean).mul_(std / new_std.clamp(min=1e-7)).add_(mean)
         if self.inverted:
             volume.neg_()
