@@ -121,9 +121,14 @@ class Training:
         settings: TrainConfig,
         num_batches: int,
         config_tree: Tree,
+        fabric: Fabric | None = None,
     ) -> Training:
-        """Bring the parts onto the device and together."""
-        fabric = make_fabric(compute)
+        """Bring the parts onto the device and together.
+
+        Args:
+            fabric: Instead of the one that ``compute`` describes.
+        """
+        fabric = fabric or make_fabric(compute)
         if compute.channels_last:
             model = model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         if compute.compile:
