@@ -1,0 +1,124 @@
+"""The work whose memory is asked for: two training steps and one window, as ``fit`` does them.
+
+The oracle traces it with fake tensors, the probe runs it on a GPU, the benchmark on a CPU: all
+three see the same :class:`~bratsml.training.state.Training`, loss, optimizer and precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from bratsml.compute.device import autocast_of
+from bratsml.data.loader import Batch
+from bratsml.experiment import Experiment
+from bratsml.inference.window import evaluating
+from bratsml.labels import get_scheme
+from bratsml.losses.deep_supervision import DeepSupervision
+from bratsml.training.state import Training
+
+NUM_STEPS = 2
+"""From the second step on the optimizer's state is there."""
+MOST_BATCHES = 2
+"""Accumulated batches that are run: the second finds gradients, and all later ones are like it."""
+USUAL_SCHEME = "brats2023"
+"""Label scheme where an experiment leaves it to the data."""
+
+
+@dataclass
+class Rehearsal:
+    """A training ready to make its steps.
+
+    Attributes:
+        make_batches: The batches of one optimizer step, in the host's memory.
+        make_window: What inference gives the network at once, on the device.
+    """
+
+    experiment: Experiment
+    training: Training
+    make_batches: Callable[[], Sequence[Any]]
+    make_window: Callable[[], Tensor]
+
+    def steps(self, count: int = NUM_STEPS) -> None:
+        """Optimizer steps, each with its own batches."""
+        self.training.model.train()
+        for _ in range(count):
+            self.training.set_lr()
+            self.training.step(self.make_batches())
+
+    def window(self) -> None:
+        """One forward pass of the sliding window, with the weights that validation uses."""
+        training = self.training
+        device = training.fabric.device
+        with (
+            training.weights_to_keep(),
+            evaluating(training.model),
+            torch.no_grad(),  # as inference_mode, which fake tensors cannot look into
+        ):
+            windows = self.make_window()
+            with autocast_of(self.experiment.compute, device):
+                logits = training.model(windows)
+            logits.float()
+
+
+def build_network(experiment: Experiment, in_channels: int) -> nn.Module:
+    """The network, with ordinary weights on the CPU."""
+    return experiment.model.build(in_channels, _output_of(experiment).num_channels)
+
+
+def set_up(
+    experiment: Experiment,
+    network: nn.Module,
+    in_channels: int,
+    fabric: Fabric | None = None,
+    batch: Callable[[tuple[int, ...]], Any] | None = None,
+) -> Rehearsal:
+    """Bring a network and everything around it together, as a training run does.
+
+    Args:
+        fabric: Instead of the one that ``compute`` describes.
+        batch: Makes a batch from the shape of its images; random numbers if not given.
+    """
+    output = _output_of(experiment)
+    # a compiler cannot be traced; what it fuses takes less memory, not more
+    compute = experiment.compute.model_copy(update={"compile": False} if fabric else {})
+    training = Training.set_up(
+        compute,
+        network,
+        DeepSupervision(experiment.loss.build(output.exclusive)),
+        output.target,
+        experiment.optim,
+        experiment.schedule,
+        experiment.train,
+        num_batches=1000,
+        config_tree={},
+        fabric=fabric,
+    )
+    loader = experiment.loader
+    shape = (loader.batch_size, in_channels, *loader.patch)
+    window = (experiment.inference.window_batch, in_channels, *experiment.window)
+    make_batch = batch or random_batch
+    count = min(experiment.train.accumulate, MOST_BATCHES)
+    return Rehearsal(
+        experiment,
+        training,
+        lambda: [make_batch(shape) for _ in range(count)],
+        lambda: torch.rand(window, device=training.fabric.device),
+    )
+
+
+def random_batch(shape: tuple[int, ...]) -> Batch:
+    """Images of uniform noise with a label map of background and one tissue."""
+    image = torch.rand(shape)
+    label = (image[:, :1] > 0.7).to(torch.uint8)
+    return Batch(image, label, ["random"] * shape[0])
+
+
+def _output_of(experiment: Experiment) -> Any:
+    scheme = experiment.data.label_scheme
+    return experiment.output.build(get_scheme(USUAL_SCHEME if scheme == "auto" else scheme))
