@@ -22,3 +22,35 @@ def ensemble(
     from bratsml.workflows.ensemble import ensemble as work
 
     work(run=run, data=data, average=average, postprocess=postprocess)
+
+
+@commands.command()
+def soup(
+    run: Annotated[
+        str,
+        typer.Option(
+            help="A cv, train or study run, or several, comma-separated; the latest finished cv "
+            "run if empty."
+        ),
+    ] = "",
+    checkpoints: Annotated[
+        str, typer.Option(help="Instead: checkpoint files, comma-separated.")
+    ] = "",
+    data: Annotated[
+        str, typer.Option(help="What they were trained on; as recorded if empty.")
+    ] = "",
+    fold: Annotated[str, typer.Option(help="One fold of the runs; every one if empty.")] = "",
+    kind: Annotated[str, typer.Option(help="greedy (if empty), uniform or learned.")] = "",
+    evaluations: Annotated[str, typer.Option(help="Soups that learned may try; 20 if empty.")] = "",
+) -> None:
+    """Average the weights of a fold's checkpoints; scored on patients that did not choose them."""
+    from bratsml.workflows.soup import soup as work
+
+    work(
+        runs=[text.strip() for text in run.split(",") if text.strip()],
+        checkpoints=[text.strip() for text in checkpoints.split(",") if text.strip()],
+        data=data,
+        fold=fold,
+        kind=kind,
+        evaluations=evaluations,
+    )
