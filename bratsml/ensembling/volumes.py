@@ -57,6 +57,10 @@ class MemberVolumes:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the temporary files; leaving the context does so too."""
         self._folder.cleanup()
 
     def __len__(self) -> int:
