@@ -108,8 +108,11 @@ def predict(
         bool, typer.Option("--overwrite", help="Predict again what is already there.")
     ] = False,
     postprocess: Postprocess = "",
+    ensemble: Annotated[
+        str, typer.Option(help="Run of ensemble --runs, or its ensemble.yaml.")
+    ] = "",
 ) -> None:
-    """Segment cases with one model or the mean of several."""
+    """Segment cases with one model, the mean of several, or an ensemble of runs."""
     from bratsml.workflows.predict import predict as work
 
     work(
@@ -119,6 +122,7 @@ def predict(
         out=out or "predictions",
         overwrite=overwrite,
         postprocess=postprocess,
+        ensemble=ensemble,
     )
 
 

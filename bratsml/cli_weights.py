@@ -14,14 +14,36 @@ commands = typer.Typer()
 @commands.command()
 def ensemble(
     run: Annotated[str, typer.Option(help="Id of a cv run; the latest finished if empty.")] = "",
-    data: Annotated[str, typer.Option(help="Data of that run; as recorded if empty.")] = "",
-    average: Annotated[str, typer.Option(help="probabilities or logits.")] = "probabilities",
+    runs: Annotated[
+        str, typer.Option(help="Instead: several cv runs over the same cases, comma-separated.")
+    ] = "",
+    data: Annotated[str, typer.Option(help="Data of the runs; as recorded if empty.")] = "",
+    average: Annotated[
+        str, typer.Option(help="With --run: probabilities (if empty) or logits.")
+    ] = "",
+    combine: Annotated[
+        str,
+        typer.Option(help="With --runs: probabilities (if empty), logits, fitted or staple."),
+    ] = "",
+    test: Annotated[
+        bool, typer.Option("--test", help="With --runs: also score the shared test split.")
+    ] = False,
     postprocess: Postprocess = "",
+    seed: Annotated[str, typer.Option(help="With --runs: of the cross-fitting; 0 if empty.")] = "",
 ) -> None:
-    """Average the folds of a cv run over its held-out test split."""
-    from bratsml.workflows.ensemble import ensemble as work
+    """Average the folds of a cv run over its test split, or combine several cv runs."""
+    from bratsml.workflows.ensemble_runs import ensemble_command as work
 
-    work(run=run, data=data, average=average, postprocess=postprocess)
+    work(
+        run=run,
+        runs=runs,
+        data=data,
+        average=average,
+        combine=combine,
+        test=test,
+        postprocess=postprocess,
+        seed=seed,
+    )
 
 
 @commands.command()
