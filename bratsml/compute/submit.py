@@ -72,8 +72,13 @@ class Submitter(Protocol):
             without us and they cannot be called off.
     """
 
-    parallel: int
-    is_here: bool
+    @property
+    def parallel(self) -> int:
+        """See the class."""
+
+    @property
+    def is_here(self) -> bool:
+        """See the class."""
 
     def submit(self, job: Job) -> str:
         """Start a job; returns a handle that a later process can ask with, too.

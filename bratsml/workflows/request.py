@@ -17,6 +17,7 @@ from bratsml.config import (
     parse_assignments,
     with_overrides,
 )
+from bratsml.data.extra import StoreWithExtra
 from bratsml.data.phantom import PhantomConfig, write_phantoms
 from bratsml.data.store import Store
 from bratsml.errors import ConfigError, DataError
@@ -44,6 +45,7 @@ class Request:
     epochs: str = ""
     overrides: Iterable[str] = ()
     fork: bool = False
+    extra: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,17 @@ def prepare_experiment(experiment: Experiment, data: str) -> Prepared:
         data: Folder of cases or a store, or ``""`` for the phantom set.
 
     Raises:
-        ConfigError: The machine lacks what the experiment asks for.
+        ConfigError: The machine lacks what the experiment asks for, or the extra data overlaps.
         DataError: The data cannot be used.
     """
     root = project_root()
-    _require_hardware(experiment)
+    require_hardware(experiment)
     store = store_of(data or str(_phantom_folder(root)), experiment, root)
-    resolved = with_overrides(experiment, {"data": {"label_scheme": store.label_scheme}})
+    changes: Tree = {"label_scheme": store.label_scheme}
+    if experiment.data.extra:
+        store = _beside_extra(store, experiment)
+        changes["extra"] = str(store.extra.path)
+    resolved = with_overrides(experiment, {"data": changes})
     return Prepared(root, resolved, store, is_phantom=not data)
 
 
@@ -103,6 +109,24 @@ def store_of(data: str, experiment: Experiment, root: Path) -> Store:
         label_scheme=None if wanted.label_scheme == "auto" else wanted.label_scheme,
         allow_rejected=wanted.allow_rejected,
     )
+
+
+def open_stores(path: Path, experiment: Experiment) -> Store:
+    """The store of a prepared experiment, with its extra one.
+
+    Raises:
+        DataError: One of them is gone.
+    """
+    store = Store.open(path)
+    extra = experiment.data.extra
+    return StoreWithExtra(store, Store.open(Path(extra))) if extra else store
+
+
+def _beside_extra(store: Store, experiment: Experiment) -> StoreWithExtra:
+    wanted = experiment.data
+    extra = ensure_store(Path(wanted.extra), wanted.recipe, allow_rejected=wanted.allow_rejected)
+    say(f"{len(extra.case_ids)} extra cases are trained on in every fold, and only that")
+    return StoreWithExtra(store, extra)
 
 
 def store_of_run(source: RecordedRun, data: str, experiment: Experiment, root: Path) -> Store:
@@ -159,6 +183,8 @@ def typed_layers(request: Request, shorthands: Mapping[str, Any]) -> list[Tree]:
     layers: list[Tree] = [dict(shorthands)]
     if request.epochs:
         layers.append({"train": {"epochs": whole_number("epochs", request.epochs)}})
+    if request.extra:
+        layers.append({"data": {"extra": request.extra}})
     return [*layers, *map(parse_assignments, request.overrides)]
 
 
@@ -209,7 +235,12 @@ def _nested(flat: Mapping[str, Any]) -> Tree:
     return tree
 
 
-def _require_hardware(experiment: Experiment) -> None:
+def require_hardware(experiment: Experiment) -> None:
+    """Refuse what this machine cannot train.
+
+    Raises:
+        ConfigError: Naming the device or the attention backend.
+    """
     device = choose_device(experiment.compute)
     if isinstance(experiment.model, SwinUNETRConfig):
         experiment.model.check_device(device)
