@@ -95,6 +95,59 @@ def cv(
     work(Request(model, experiment, data, epochs, set_ or (), fork), folds=folds)
 
 
+@app.command()
+def sweep(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="EXPERIMENT [NAME=VALUE,VALUE]...",
+            help="Experiment file or name; further settings of the grid.",
+        ),
+    ] = None,
+    experiment: Annotated[str, typer.Option(help="The same, as an option.")] = "",
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Settings and their values: 'optim.lr=1e-3,3e-4 model.kind=unet,mednext'"
+        ),
+    ] = None,
+    data: Data = "",
+    folds: Annotated[str, typer.Option(help="Shorthand for --set split.folds=N.")] = "",
+    epochs: Epochs = "",
+    command: Annotated[str, typer.Option(help="What each is: cv, or train on fold 0.")] = "cv",
+    workers: Annotated[str, typer.Option(help="Combinations at a time.")] = "1",
+    retries: Annotated[str, typer.Option(help="Further attempts after a failure.")] = "2",
+    timeout_hours: Annotated[
+        str,
+        typer.Option(
+            "--timeout-hours", "--timeout_hours", help="Longest attempt; no limit if empty."
+        ),
+    ] = "",
+    launcher: Annotated[str, typer.Option(help="processes or inline.")] = "processes",
+    set_: Overrides = None,
+) -> None:
+    """Run every combination of a grid of settings; the same command goes on with it."""
+    from bratsml.workflows.sweep import run_sweep as work
+    from bratsml.workflows.sweep_plan import SweepOptions, split_arguments
+
+    named, more = split_arguments(arguments or (), experiment)
+    work(
+        SweepOptions(
+            experiment=named,
+            grid=(*(grid or ()), *more),
+            overrides=set_ or (),
+            data=data,
+            folds=folds,
+            epochs=epochs,
+            command=command,
+            workers=workers,
+            retries=retries,
+            timeout_hours=timeout_hours,
+            launcher=launcher,
+        )
+    )
+
+
 app.add_typer(weights_commands)
 
 
