@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from bratsml.cli_options import Data, Epochs, ExperimentFile, Model, Overrides, Postprocess
+from bratsml.cli_options import Data, Epochs, ExperimentFile, Extra, Model, Overrides, Postprocess
 from bratsml.cli_weights import commands as weights_commands
 from bratsml.errors import BratsmlError
 
@@ -64,6 +64,7 @@ def train(
         str, typer.Option(help="Fold to validate on, a split file, or FILE:FOLD.")
     ] = "",
     epochs: Epochs = "",
+    extra: Extra = "",
     set_: Overrides = None,
     fork: Annotated[
         bool, typer.Option("--fork", help="Start a new run although an equal one is finished.")
@@ -73,7 +74,7 @@ def train(
     from bratsml.workflows.request import Request
     from bratsml.workflows.train import train as work
 
-    work(Request(model, experiment, data, epochs, set_ or (), fork), split=split)
+    work(Request(model, experiment, data, epochs, set_ or (), fork, extra), split=split)
 
 
 @app.command()
@@ -83,6 +84,7 @@ def cv(
     data: Data = "",
     folds: Annotated[str, typer.Option(help="Shorthand for --set split.folds=N.")] = "",
     epochs: Epochs = "",
+    extra: Extra = "",
     set_: Overrides = None,
     fork: Annotated[
         bool, typer.Option("--fork", help="Start a new run although an equal one is finished.")
@@ -92,7 +94,7 @@ def cv(
     from bratsml.workflows.cv import cross_validate as work
     from bratsml.workflows.request import Request
 
-    work(Request(model, experiment, data, epochs, set_ or (), fork), folds=folds)
+    work(Request(model, experiment, data, epochs, set_ or (), fork, extra), folds=folds)
 
 
 @app.command()

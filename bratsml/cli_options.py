@@ -12,6 +12,9 @@ Data = Annotated[
     str,
     typer.Option(help="Folder of raw cases or a preprocessed store; the phantom set if not given."),
 ]
+Extra = Annotated[
+    str, typer.Option(help="Folder or store of further cases, trained on and never validated on.")
+]
 Epochs = Annotated[str, typer.Option(help="Shorthand for --set train.epochs=N.")]
 Postprocess = Annotated[
     str, typer.Option(help="postprocess.yaml of tune-postprocess; the experiment's if empty.")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bratsml.cli_options import Postprocess
+from bratsml.cli_options import Data, Epochs, ExperimentFile, Extra, Model, Overrides, Postprocess
 
 commands = typer.Typer()
 
@@ -75,4 +75,41 @@ def soup(
         fold=fold,
         kind=kind,
         evaluations=evaluations,
+    )
+
+
+@commands.command()
+def finetune(
+    checkpoint: Annotated[
+        str, typer.Option(help="Checkpoint or state dict, or the id of a run; a cv run: its folds.")
+    ] = "",
+    model: Model = "",
+    experiment: ExperimentFile = "",
+    data: Data = "",
+    fold: Annotated[str, typer.Option(help="One fold; all of them as cv if empty.")] = "",
+    freeze_but_last: Annotated[
+        str,
+        typer.Option("--freeze-but-last", "--freeze_but_last", help="Layers that are trained, from the end; all if empty."),
+    ] = "",
+    reset_last: Annotated[
+        str,
+        typer.Option("--reset-last", "--reset_last", help="Last layers whose convolutions start from fresh weights."),
+    ] = "",
+    epochs: Epochs = "",
+    extra: Extra = "",
+    set_: Overrides = None,
+    fork: Annotated[
+        bool, typer.Option("--fork", help="Start a new run although an equal one is finished.")
+    ] = False,
+) -> None:
+    """Train on from trained weights: one fold, or all of them as cv."""
+    from bratsml.workflows.finetune import finetune as work
+    from bratsml.workflows.request import Request
+
+    work(
+        Request(model, experiment, data, epochs, set_ or (), fork, extra),
+        checkpoint,
+        fold=fold,
+        freeze_but_last=freeze_but_last,
+        reset_last=reset_last,
     )

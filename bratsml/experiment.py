@@ -34,6 +34,7 @@ from bratsml.models.unet import UNetConfig
 from bratsml.training.optim import OptimConfig
 from bratsml.training.schedule import ScheduleConfig
 from bratsml.training.settings import TrainConfig
+from bratsml.training.transfer import TransferConfig
 
 EXPERIMENTS_FOLDER = "experiments"
 PHANTOM_PROFILE = "phantom_profile"
@@ -48,12 +49,15 @@ class DataConfig(Config):
         label_scheme: A name in :data:`bratsml.labels.SCHEMES`, or ``auto``: told by the case names.
         allow_rejected: Go on without the cases that cannot be used (listed in ``rejected.csv``)
             instead of stopping before training.
+        extra: Folder or store of further cases, which every fold trains on and which are never
+            validated on ("fold -1"); empty for none.
         modalities: What the network reads; cases need all four all the same.
     """
 
     recipe: RecipeConfig = NativeRecipe()
     label_scheme: str = "auto"
     allow_rejected: bool = False
+    extra: str = ""
     modalities: Modalities = MODALITIES  # type: ignore[assignment]
 
     @model_validator(mode="after")
@@ -77,6 +81,7 @@ class Experiment(Config):
     optim: OptimConfig = OptimConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     train: TrainConfig = TrainConfig()
+    transfer: TransferConfig = TransferConfig()
     inference: InferenceConfig = InferenceConfig()
     postprocess: tuple[Step, ...] = ()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -114,9 +119,13 @@ class Experiment(Config):
         tree["loader"].pop("workers", None)
         tree["loader"].pop("augment_on", None)
         tree["train"].pop("profile", None)
+        tree["compute"].pop("vram_gb", None)
         if not self.train.keep_checkpoints:  # runs from before there was such a setting stay found
             del tree["train"]["keep_checkpoints"]
+        if not self.transfer.is_used:
+            del tree["transfer"]
         tree["data"].pop("allow_rejected")  # the dataset's hash tells which cases were used
+        tree["data"].pop("extra")  # and so does the hash of these
         return tree
 
 

@@ -14,7 +14,8 @@ import torch
 
 from bratsml.compute.device import count_gpus
 from bratsml.compute.launcher import MISTAKE_EXIT_CODE, Job, Outcome
-from bratsml.data.folds import Split, make_split
+from bratsml.data.extra import split_of
+from bratsml.data.folds import Split
 from bratsml.errors import BratsmlError, ConfigError, TrackingError
 from bratsml.evaluation.evaluate import case_table, summarize
 from bratsml.evaluation.intervals import bootstrap_mean
@@ -41,6 +42,7 @@ from bratsml.workflows.fold_board import FoldBoard
 from bratsml.workflows.fold_table import fold_table, print_fold_table
 from bratsml.workflows.request import Prepared, Request, prepare
 from bratsml.workflows.start import Start
+from bratsml.workflows.start_weights import StartWeights
 from bratsml.workflows.view import say_how_to_view
 
 CURVES = ("train/loss", "val/loss", "val/dice/ET", "val/dice/TC", "val/dice/WT", "val/dice/mean")
@@ -53,6 +55,7 @@ class CrossValidation:
     prepared: Prepared
     split: Split
     folder: Path
+    weights: tuple[StartWeights, ...] = ()
 
     def fold_folder(self, fold: int) -> Path:
         """Folder of one fold's checkpoints, results and log."""
@@ -89,7 +92,8 @@ def run_cv(prepared: Prepared, start: Start) -> str:
         BratsmlError: See :func:`cross_validate`.
     """
     experiment, store = prepared.experiment, prepared.store
-    split = make_split([store.meta(case_id) for case_id in store.case_ids], experiment.split)
+    start.require_weights(experiment.transfer)
+    split = split_of(store, experiment.split)
     key = fingerprint("cv", experiment, store, split)
     finished = None if start.fork else find_finished_run(key, root=prepared.root)
     if finished:
@@ -106,7 +110,8 @@ def run_cv(prepared: Prepared, start: Start) -> str:
     )
     folder = prepared.root / "outputs" / f"cv-{experiment.name}-{tracker.run_id[:8]}"
     start.opened(tracker.run_id, folder)
-    run = CrossValidation(prepared, split, folder)
+    run = CrossValidation(prepared, split, folder, start.weights)
+    tracker.set_tags(start.tags)
     try:
         outcomes = _run_folds(run, tracker, start.beside)
         _summarize(run, outcomes, tracker)
@@ -157,6 +162,7 @@ def _job(run: CrossValidation, fold: int, parent_run: str) -> Job:
         root=str(run.prepared.root),
         folder=str(folder),
         score_untrained=run.prepared.is_phantom,
+        start=run.weights[fold].to_tree() if run.weights else None,
     ).save(record)
     return Job(f"fold {fold}", "bratsml.workflows.fold", record, folder / "fold.log")
 
@@ -190,8 +196,9 @@ def _summarize(run: CrossValidation, outcomes: Sequence[Outcome], tracker: Track
         ignore_index=True,
     )
     summary = fold_table(table)
-    untrained = _untrained_dice(run)
-    print_fold_table(summary, untrained)
+    before = "start" if run.weights else "untrained"
+    dice_before = _dice_before(run, before)
+    print_fold_table(summary, dice_before, before)
     tracker.log_table(table, "scores/out_of_fold")
     tracker.log_table(summary, "scores/folds")
     metrics = summarize(case_table(table.to_dict("records")), "oof")
@@ -199,8 +206,8 @@ def _summarize(run: CrossValidation, outcomes: Sequence[Outcome], tracker: Track
     means = table.groupby("case")["dice"].mean().to_numpy()
     low, high = bootstrap_mean(means, seed=run.prepared.experiment.seed)
     metrics |= {"oof/dice/mean_low95": low, "oof/dice/mean_high95": high}
-    if untrained is not None:
-        metrics["untrained/dice/mean"] = untrained
+    if dice_before is not None:
+        metrics[f"{before}/dice/mean"] = dice_before
     tracker.log_metrics(metrics, step=0)
     say(
         f"out-of-fold mean Dice {metrics['oof/dice/mean']:.3f} over {len(means)} cases "
@@ -249,12 +256,13 @@ def _log_calibration(run: CrossValidation, tracker: Tracker) -> dict[str, float]
     }
 
 
-def _untrained_dice(run: CrossValidation) -> float | None:
+def _dice_before(run: CrossValidation, name: str) -> float | None:
+    """Mean over folds of the Dice before training, where all measured it."""
     values = []
     for fold in run.folds:
-        path = run.fold_folder(fold) / "untrained.json"
+        path = run.fold_folder(fold) / f"{name}.json"
         if path.is_file():
-            values.append(json.loads(path.read_text(encoding="utf-8"))["untrained/dice/mean"])
+            values.append(json.loads(path.read_text(encoding="utf-8"))[f"{name}/dice/mean"])
     return float(np.mean(values)) if values else None
 
 
@@ -288,6 +296,7 @@ def _description(run: CrossValidation, summary: pd.DataFrame, metrics: dict[str,
     lines = [
         f"**{experiment.name}**: {len(run.folds)}-fold cross-validation of "
         f"`{experiment.model.kind}` on {sum(map(len, run.split.folds))} cases.",
+        *([f"Started from {run.weights[0].named}."] if run.weights else []),
         "",
         f"| {header} |",
         "|" + "---|" * len(summary.columns),

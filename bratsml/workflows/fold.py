@@ -26,6 +26,7 @@ from bratsml.compute.launcher import (
     stop_when_parent_ends,
 )
 from bratsml.config import Tree, build_config, flatten, to_yaml
+from bratsml.data.extra import extra_of
 from bratsml.data.folds import Split
 from bratsml.data.loader import PatchLoader
 from bratsml.data.store import Store
@@ -49,8 +50,11 @@ from bratsml.tracking.tracker import Tracker
 from bratsml.training.checkpoint import CheckpointFolder, load_checkpoint
 from bratsml.training.hooks import Hook, ProgressHook
 from bratsml.training.loop import FitResult, Validation, fit
+from bratsml.training.transfer import freeze
 from bratsml.workflows.attention_note import AttentionNote
 from bratsml.workflows.console import say
+from bratsml.workflows.request import open_stores
+from bratsml.workflows.start_weights import StartWeights, take_over
 
 RESULT_FILE = "result.json"
 SCORES_FILE = "scores.csv"
@@ -70,6 +74,7 @@ class FoldJob:
     root: str
     folder: str
     score_untrained: bool
+    start: Tree | None = None
 
     def save(self, path: Path) -> None:
         """Write the record."""
@@ -92,15 +97,22 @@ class FoldWork:
     scheme: LabelScheme
     output: Output
     folder: Path
+    start: StartWeights | None = None
 
     @classmethod
     def build(
-        cls, experiment: Experiment, store: Store, split: Split, fold: int, folder: Path
+        cls,
+        experiment: Experiment,
+        store: Store,
+        split: Split,
+        fold: int,
+        folder: Path,
+        start: StartWeights | None = None,
     ) -> FoldWork:
         """Compose the parts; cheap, nothing is trained."""
         scheme = get_scheme(store.label_scheme)
         output = experiment.output.build(scheme)
-        return cls(experiment, store, split, fold, scheme, output, folder)
+        return cls(experiment, store, split, fold, scheme, output, folder, start)
 
     def model(self) -> nn.Module:
         """A freshly seeded network."""
@@ -163,8 +175,16 @@ def run_fold(
         log_setup(work, tracker)
         model = work.model()
         tracker.log_params({"model.parameters": count_parameters(model)})
-        if score_untrained and not work.checkpoints.has_last:
-            _log_untrained(work, model, tracker)
+        transfer = work.experiment.transfer
+        if not work.checkpoints.has_last:  # a resumed training keeps what it has learnt
+            if work.start is not None:
+                take_over(model, work.start, transfer, tracker)
+                _log_before(work, model, tracker, "start")
+            elif score_untrained:
+                _log_before(work, model, tracker, "untrained")
+        freeze(model, transfer)
+        if work.start is not None:
+            tracker.log_params({"transfer.trained_parameters": count_parameters(model)})
         shown = [ProgressHook(f"fold {work.fold}"), ProgressFile(work.folder)]
         result = train_network(work, model, tracker, [*shown, *hooks])
         if result.stopped_by == "signal":
@@ -193,7 +213,14 @@ def log_setup(work: FoldWork, tracker: Tracker) -> None:
 
 def describe_setup(tracker: Tracker, experiment: Experiment, store: Store, split: Split) -> None:
     """Log configuration, dataset, split, code version and hardware."""
-    tracker.log_params(flatten(experiment.tree()))
+    extra = extra_of(store)
+    settings = flatten(experiment.tree())
+    del settings["data.extra"]  # where it lies; what it holds is in its hash
+    tracker.log_params(settings)
+    if extra is not None:
+        tracker.log_params(
+            {"dataset.extra_hash": extra.dataset_hash[:16], "num_extra": len(extra.case_ids)}
+        )
     tracker.log_params(
         {
             "dataset.hash": store.dataset_hash[:16],
@@ -254,14 +281,21 @@ def checkpoint_config(work: FoldWork) -> Tree:
         "dataset_hash": work.store.dataset_hash,
         "split_hash": work.split.hash,
         "fold": work.fold,
+        **_hash_of_extra(work.store),
     }
 
 
-def _log_untrained(work: FoldWork, model: nn.Module, tracker: Tracker) -> None:
+def _hash_of_extra(store: Store) -> dict[str, str]:
+    extra = extra_of(store)
+    return {"extra_hash": extra.dataset_hash} if extra else {}
+
+
+def _log_before(work: FoldWork, model: nn.Module, tracker: Tracker, name: str) -> None:
+    """Score the network before any training."""
     scorer = work.scorer(work.split.validation(work.fold))
-    metrics, _ = scorer.score(work.predictor(model), "untrained")
+    metrics, _ = scorer.score(work.predictor(model), name)
     tracker.log_metrics(metrics, step=0)
-    write_json(work.folder / "untrained.json", metrics)
+    write_json(work.folder / f"{name}.json", metrics)
 
 
 def _log_results(work: FoldWork, model: nn.Module, result: FitResult, tracker: Tracker) -> None:
@@ -372,7 +406,14 @@ def fingerprint(
 ) -> str:
     """Equal for requests that must give the same result; the key under which runs are resumed."""
     return sha256_of_json(
-        [command, experiment.what_decides_the_result(), store.dataset_hash, split.hash, *more]
+        [
+            command,
+            experiment.what_decides_the_result(),
+            store.dataset_hash,
+            split.hash,
+            *more,
+            *_hash_of_extra(store).values(),
+        ]
     )
 
 
@@ -384,10 +425,11 @@ def main() -> None:
         experiment = build_config(Experiment, job.experiment)
         work = FoldWork.build(
             experiment,
-            Store.open(Path(job.store)),
+            open_stores(Path(job.store), experiment),
             Split.from_tree(job.split),
             job.fold,
             Path(job.folder),
+            StartWeights.from_tree(job.start) if job.start else None,
         )
         parent = attach_run(job.parent_run, root=Path(job.root))
         tracker = parent.child(f"{experiment.name}, fold {job.fold}", key=f"fold_{job.fold}")

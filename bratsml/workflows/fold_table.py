@@ -32,8 +32,8 @@ def fold_table(scores: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index()
 
 
-def print_fold_table(table: pd.DataFrame, untrained: float | None) -> None:
-    """Print the table; beside it the mean Dice of an untrained network, where it was measured."""
+def print_fold_table(table: pd.DataFrame, before: float | None, name: str = "untrained") -> None:
+    """Print the table; below it the mean Dice before training, where it was measured."""
     shown = Table(title="Dice on each fold's validation cases")
     for name in table.columns:
         shown.add_column(str(name), justify="right")
@@ -42,8 +42,8 @@ def print_fold_table(table: pd.DataFrame, untrained: float | None) -> None:
         if row[0] == "mean":
             shown.add_section()
         shown.add_row(*cells)
-    if untrained is not None:
+    if before is not None:
         shown.add_section()
         blanks = [""] * (len(table.columns) - 2)
-        shown.add_row("untrained", *blanks, f"{untrained:.3f}")
+        shown.add_row(name, *blanks, f"{before:.3f}")
     console.print(shown)

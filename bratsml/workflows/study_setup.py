@@ -7,7 +7,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bratsml.data.folds import Split, make_split
+from bratsml.data.extra import extra_of, split_of
+from bratsml.data.folds import Split
 from bratsml.errors import ConfigError
 from bratsml.experiment import Experiment
 from bratsml.tracking.store import project_root
@@ -16,6 +17,7 @@ from bratsml.tuning.storage import STORAGE_VARIABLE, StudyStorage
 from bratsml.tuning.study import SharedStudy
 from bratsml.workflows.console import warn
 from bratsml.workflows.request import Prepared, Request, prepare
+from bratsml.workflows.start import Start
 from bratsml.workflows.study_plan import ALL_OBJECTIVES, StudyOptions, StudyPlan
 from bratsml.workflows.study_record import ORACLE, StudyRecord, within_memory
 from bratsml.workflows.study_trial import Oracle, load_oracle
@@ -80,7 +82,9 @@ def set_up(plan: StudyPlan, options: StudyOptions) -> Search:
     experiment, store = prepared.experiment, prepared.store
     plan.space.check(experiment)
     default = plan.space.point_of(experiment)
-    split = make_split([store.meta(case_id) for case_id in store.case_ids], experiment.split)
+    Start().require_weights(experiment.transfer)
+    split = split_of(store, experiment.split)
+    extra = extra_of(store)
     if plan.folds > len(split.folds):
         raise ConfigError(
             f"folds={plan.folds}, but the split has {len(split.folds)}; raise split.folds or lower "
@@ -95,6 +99,7 @@ def set_up(plan: StudyPlan, options: StudyOptions) -> Search:
         "experiment": experiment.what_decides_the_result(),
         "dataset": store.dataset_hash,
         "split": split.hash,
+        **({"extra": extra.dataset_hash} if extra else {}),
         "objectives": list(objectives),
         "folds": plan.folds,
         "vram_gb": plan.budget.vram_gb,

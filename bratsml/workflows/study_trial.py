@@ -25,7 +25,6 @@ from filelock import FileLock
 
 from bratsml.compute.launcher import STOPPED_EXIT_CODE, stop_when_parent_ends
 from bratsml.config import Config
-from bratsml.data.store import Store
 from bratsml.errors import BratsmlError, ResourceError
 from bratsml.evaluation.evaluate import case_table, summarize
 from bratsml.experiment import Experiment
@@ -39,6 +38,7 @@ from bratsml.tuning.settings import Objective
 from bratsml.tuning.study import CASES, MEMORY, RUN, Result, SharedStudy, Word
 from bratsml.workflows.console import say
 from bratsml.workflows.fold import RESULT_FILE, SCORES_FILE, FoldWork, describe_setup, run_fold
+from bratsml.workflows.request import open_stores
 from bratsml.workflows.study_hooks import Pruned, ReportHook
 from bratsml.workflows.study_outcome import SMALLEST_EXCESS_GB, close
 from bratsml.workflows.study_record import OUTCOME_FILE, StudyRecord, TrialJob
@@ -184,7 +184,7 @@ class TrialRun:
             Pruned: The trial is not worth going on with.
         """
         record = self.record
-        store, split = Store.open(Path(record.store)), record.the_split
+        store, split = open_stores(Path(record.store), experiment), record.the_split
         if record.folds > 1:
             describe_setup(self.tracker, experiment, store, split)
         tables: list[pd.DataFrame] = []

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from bratsml.config import Tree
-from bratsml.data.folds import make_split
+from bratsml.data.extra import split_of
 from bratsml.errors import ConfigError
 from bratsml.tracking.mlflow_tracker import find_finished_run, open_run
 from bratsml.workflows.console import say
@@ -39,7 +39,8 @@ def run_train(prepared: Prepared, start: Start, fold: int = 0) -> str:
         BratsmlError: See :func:`train`.
     """
     experiment, store = prepared.experiment, prepared.store
-    the_split = make_split([store.meta(case_id) for case_id in store.case_ids], experiment.split)
+    start.require_weights(experiment.transfer)
+    the_split = split_of(store, experiment.split)
     if fold >= len(the_split.folds):
         raise ConfigError(
             f"split names fold {fold}, but there are only folds 0 to {len(the_split.folds) - 1}"
@@ -60,8 +61,10 @@ def run_train(prepared: Prepared, start: Start, fold: int = 0) -> str:
     )
     folder = prepared.root / "outputs" / f"train-{experiment.name}-{tracker.run_id[:8]}"
     start.opened(tracker.run_id, folder)
+    tracker.set_tags(start.tags)
     say_estimate(estimate(experiment, store, the_split), num_folds=1, parallel=1)
-    work = FoldWork.build(experiment, store, the_split, fold, folder)
+    weights = start.weights[0] if start.weights else None
+    work = FoldWork.build(experiment, store, the_split, fold, folder, weights)
     result = run_fold(work, tracker, score_untrained=prepared.is_phantom)
     if result.stopped_by == "signal":
         raise Stopped("stopped; everything is saved, the same command goes on")
