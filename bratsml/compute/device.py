@@ -15,6 +15,8 @@ from bratsml.config import Config
 from bratsml.errors import ConfigError
 
 Precision = Literal["32", "bf16", "fp16"]
+CONTEXT_MB = 500.0
+"""What CUDA takes for itself (context, kernels) beside PyTorch's allocator: an allowance, in MB."""
 _FABRIC_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
@@ -29,6 +31,8 @@ class ComputeConfig(Config):
         cudnn_benchmark: Let cuDNN try its algorithms; best when every patch has one shape.
         deterministic: Refuse algorithms whose result varies from run to run.
         threads: CPU threads; ``None`` leaves the choice to the launcher and to torch.
+        vram_gb: GPU memory (1e9 bytes) that the process may take, so that a large card behaves like
+            a small one; at most the card's own. ``None`` for all of it. Nothing on a CPU.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -38,6 +42,7 @@ class ComputeConfig(Config):
     cudnn_benchmark: bool = True
     deterministic: bool = False
     threads: int | None = Field(default=None, ge=1)
+    vram_gb: float | None = Field(default=None, gt=0)
 
 
 def choose_device(config: ComputeConfig) -> torch.device:
@@ -62,6 +67,29 @@ def count_gpus(config: ComputeConfig) -> int:
     return 0 if config.device == "cpu" else torch.cuda.device_count()
 
 
+def cap_memory(config: ComputeConfig, device: torch.device) -> None:
+    """Let PyTorch's allocator take no more of the GPU than ``vram_gb`` leaves it.
+
+    :data:`CONTEXT_MB` of the limit are CUDA's own, which no allocator counts.
+
+    Raises:
+        ConfigError: Nothing is left beside them.
+    """
+    if device.type != "cuda":
+        return
+    share = 1.0
+    if config.vram_gb is not None:
+        left = config.vram_gb * 1e9 - CONTEXT_MB * 1e6
+        if left <= 0:
+            raise ConfigError(
+                f"compute.vram_gb={config.vram_gb:g} leaves nothing beside the "
+                f"{CONTEXT_MB / 1000:g} GB that CUDA takes for itself; raise it"
+            )
+        share = min(1.0, left / torch.cuda.get_device_properties(device).total_memory)
+    # also without a limit: one set earlier in this process would stay
+    torch.cuda.set_per_process_memory_fraction(share, _with_index(device))
+
+
 def make_fabric(config: ComputeConfig) -> Fabric:
     """Fabric on one device, with backends set as the config says.
 
@@ -69,6 +97,7 @@ def make_fabric(config: ComputeConfig) -> Fabric:
         ConfigError: See :func:`choose_device`.
     """
     device = choose_device(config)
+    cap_memory(config, device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.backends.cudnn.benchmark = config.cudnn_benchmark and not config.deterministic
@@ -78,6 +107,10 @@ def make_fabric(config: ComputeConfig) -> Fabric:
         devices=1,
         precision=_FABRIC_PRECISION[config.precision],  # type: ignore[arg-type]
     )
+
+
+def _with_index(device: torch.device) -> torch.device:
+    return device if device.index is not None else torch.device("cuda", 0)
 
 
 def autocast_of(config: ComputeConfig, device: torch.device) -> AbstractContextManager[object]:
