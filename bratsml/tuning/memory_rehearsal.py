@@ -20,12 +20,15 @@ from bratsml.experiment import Experiment
 from bratsml.inference.window import evaluating
 from bratsml.labels import get_scheme
 from bratsml.losses.deep_supervision import DeepSupervision
+from bratsml.models.registry import neighbours_of
 from bratsml.training.state import Training
 
 NUM_STEPS = 2
 """From the second step on the optimizer's state is there."""
 MOST_BATCHES = 2
 """Accumulated batches that are run: the second finds gradients, and all later ones are like it."""
+WHOLE_DEPTH = 155
+"""Slices of a BraTS case before cropping, for networks that see the whole depth."""
 USUAL_SCHEME = "brats2023"
 """Label scheme where an experiment leaves it to the data."""
 
@@ -50,6 +53,15 @@ class Rehearsal:
         for _ in range(count):
             self.training.set_lr()
             self.training.step(self.make_batches())
+
+    def make_optimizer_state(self) -> None:
+        """The optimizer's state after a first step, without forward and backward pass."""
+        optimizer = self.training.optimizer
+        for weight in self.training.model.parameters():
+            if weight.requires_grad:
+                weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
 
     def window(self) -> None:
         """One forward pass of the sliding window, with the weights that validation uses."""
@@ -85,13 +97,14 @@ def set_up(
         batch: Makes a batch from the shape of its images; random numbers if not given.
     """
     output = _output_of(experiment)
+    ends = neighbours_of(experiment.model)
     # a compiler cannot be traced; what it fuses takes less memory, not more
     compute = experiment.compute.model_copy(update={"compile": False} if fabric else {})
     training = Training.set_up(
         compute,
         network,
         DeepSupervision(experiment.loss.build(output.exclusive)),
-        output.target,
+        lambda label: output.target(label[..., ends : label.shape[-1] - ends]),
         experiment.optim,
         experiment.schedule,
         experiment.train,
@@ -99,9 +112,10 @@ def set_up(
         config_tree={},
         fabric=fabric,
     )
-    loader = experiment.loader
-    shape = (loader.batch_size, in_channels, *loader.patch)
-    window = (experiment.inference.window_batch, in_channels, *experiment.window)
+    loader, (x, y, z) = experiment.loader, experiment.loader.patch
+    shape = (loader.batch_size, in_channels, x, y, z + 2 * ends)
+    sides = [side or WHOLE_DEPTH for side in experiment.window]
+    window = (experiment.inference.window_batch, in_channels, *sides)
     make_batch = batch or random_batch
     count = min(experiment.train.accumulate, MOST_BATCHES)
     return Rehearsal(

@@ -18,7 +18,6 @@ from torch.amp import GradScaler
 
 from bratsml.config import with_overrides
 from bratsml.data.loader import Batch
-from bratsml.errors import ConfigError
 from bratsml.experiment import Experiment
 from bratsml.models.swinunetr import SwinUNETRConfig
 from bratsml.tuning import memory_cpu, memory_cuda
@@ -30,20 +29,17 @@ Device = Literal["cuda", "cpu"]
 
 @dataclass(frozen=True)
 class Traced:
-    """The fullest moment of two training steps, and of one window."""
+    """The fullest moment of a training step, and of one window."""
 
     training: Peak
     inference: Peak
 
 
 def trace(experiment: Experiment, in_channels: int, device: Device = "cuda") -> Traced:
-    """Run two training steps and one window on fake tensors.
+    """Run a training step, with the optimizer's state there, and one window on fake tensors.
 
     Args:
         device: Whose allocator, kernels and autocast to assume; any machine can do either.
-
-    Raises:
-        ConfigError: The experiment does something that depends on values.
     """
     wanted = as_traced(experiment, device)
     network = build_network(wanted, in_channels)
@@ -70,8 +66,9 @@ def trace(experiment: Experiment, in_channels: int, device: Device = "cuda") -> 
             batch=random_batch if device == "cpu" else HostBatch,
         )
         with _filing(rehearsal, ledger):
+            rehearsal.make_optimizer_state()
             start = ledger.now
-            rehearsal.steps()
+            rehearsal.steps(1)
             training = ledger.peak(start)
             start = ledger.now
             rehearsal.window()
@@ -174,6 +171,3 @@ def _filing(rehearsal: Rehearsal, ledger: Ledger) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
-
-
-__all__ = ["ConfigError", "Device", "Traced", "trace"]
