@@ -120,7 +120,6 @@ class Experiment(Config):
         tree["loader"].pop("augment_on", None)
         tree["train"].pop("profile", None)
         tree["compute"].pop("vram_gb", None)
-        tree["compute"].pop("vram_gb", None)
         if not self.train.keep_checkpoints:  # runs from before there was such a setting stay found
             del tree["train"]["keep_checkpoints"]
         if not self.transfer.is_used:
