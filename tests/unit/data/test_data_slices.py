@@ -138,14 +138,18 @@ def loader(store: Any, neighbours: int = 0, **settings: Any) -> PatchLoader:
 
 
 class TestLoader:
+    @pytest.mark.parametrize("modalities", [("t1n", "t1c", "t2w", "t2f"), ("t1c", "t2f")])
     def test_a_thin_patch_is_what_a_thick_read_would_give(
-        self, store: Any, monkeypatch: pytest.MonkeyPatch
+        self, store: Any, monkeypatch: pytest.MonkeyPatch, modalities: tuple[str, ...]
     ) -> None:
-        quick = torch.cat([batch.image for batch in loader(store, neighbours=1).epoch(0)])
+        the_loader = PatchLoader(store, [CASE], THIN, 0, modalities, neighbours=1)
+        quick = list(the_loader.epoch(0))
         assert copies(store)
         monkeypatch.setattr(slices_module, "THIN", 0)
-        plain = torch.cat([batch.image for batch in loader(store, neighbours=1).epoch(0)])
-        assert torch.equal(quick, plain)
+        for a, b in zip(quick, the_loader.epoch(0), strict=True):
+            assert a.image.shape[1] == len(modalities)
+            assert torch.equal(a.image, b.image)
+            assert torch.equal(a.label, b.label)
 
     def test_neighbours_surround_the_patch_and_are_0_beyond_the_case(self, store: Any) -> None:
         seen = set()
