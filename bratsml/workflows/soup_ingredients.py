@@ -158,7 +158,8 @@ class Sources:
         unseen, any_fold = set.intersection(*held_out), set.union(*held_out)
         return Cases(
             ids=tuple(sorted(unseen or any_fold)),
-            training=tuple(sorted(set.union(*trained_on) - unseen)),
+            # extra data lies elsewhere
+            training=tuple(sorted((set.union(*trained_on) - unseen) & set(store.case_ids))),
             are_unseen=bool(unseen),
             num_left_out=len(any_fold - unseen) if unseen else 0,
         )
