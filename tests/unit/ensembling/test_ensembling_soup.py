@@ -65,11 +65,11 @@ def test_a_soup_of_equal_weights_is_that_weight_bit_for_bit() -> None:
 
 def test_ingredients_are_left_as_they_are() -> None:
     tensors = [
-        {"w": torch.full((3,), float(n)), "steps": torch.tensor([n]), "mask": torch.tensor([True])}
+        {"w": torch.full((3,), float(n)), "d": torch.rand(3).double(), "steps": torch.tensor([n])}
         for n in range(4)
     ]
     before = [{name: value.clone() for name, value in each.items()} for each in tensors]
-    soup = blend([ingredient(str(n), **each) for n, each in enumerate(tensors)], uniform(4))
+    soup = blend([ingredient(str(n), **each) for n, each in enumerate(tensors)], (2.0,) * 4)
     alone = blend([ingredient("x", **tensors[0])], (1.0,))
     for value in (*soup.values(), *alone.values()):
         value.fill_(1)  # the result shares no memory with them either
