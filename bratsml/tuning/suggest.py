@@ -62,13 +62,13 @@ class Search:
 
     Attributes:
         judge: See :data:`Judge`.
-        budget_mb: In MB (1e6 bytes), as in ``judge``; only guesses are made with it.
+        room_mb: What tensors may take under that budget, in MB (1e6 bytes).
         listen: See :data:`Listener`.
     """
 
     experiment: Experiment
     judge: Judge
-    budget_mb: float
+    room_mb: float
     listen: Listener = lambda _: None
     _known: dict[str, Verdict | None] = field(default_factory=dict)
 
@@ -174,7 +174,7 @@ def largest_patch(search: Search, base: Change | None = None) -> Suggestion | No
     start = search.verdict(base or {})
     if start is None:
         return None
-    if parameters_mb(start.estimate) > search.budget_mb:
+    if parameters_mb(start.estimate) > search.room_mb:
         return None
     found = search.first_fit(options, base or {}, guess=_guess(search, options, start.estimate))
     if found is None:
@@ -264,7 +264,7 @@ def _narrow_enough(search: Search, ways: Sequence[Saving]) -> tuple[Change, tupl
 
     def enough(change: Change) -> bool:
         verdict = search.verdict(change)
-        return verdict is not None and parameters_mb(verdict.estimate) <= search.budget_mb
+        return verdict is not None and parameters_mb(verdict.estimate) <= search.room_mb
 
     if enough({}):
         return {}, ()
@@ -290,7 +290,7 @@ def _inference_base(
 
     def enough(change: Change) -> bool:
         verdict = search.verdict(change)
-        return verdict is not None and verdict.estimate.inference_peak_mb <= search.budget_mb
+        return verdict is not None and verdict.estimate.inference_peak_mb <= search.room_mb
 
     if enough(base):
         return base, used
@@ -315,10 +315,10 @@ def _guess(search: Search, options: Sequence[Change], start: MemoryEstimate) -> 
     """The first patch that fits if activations grow with the voxels and nothing else does."""
     patch = search.experiment.loader.patch
     fixed = parameters_mb(start)
-    growing = max(start.peak_mb - fixed, start.inference_peak_mb - start.weights_mb)
+    growing = max(start.peak_mb, start.inference_peak_mb) - fixed
     per_voxel = growing / num_voxels({"loader.patch": patch})
     for place, option in enumerate(options):
-        if fixed + per_voxel * num_voxels(option) <= search.budget_mb:
+        if fixed + per_voxel * num_voxels(option) <= search.room_mb:
             return place
     return len(options) - 1
 

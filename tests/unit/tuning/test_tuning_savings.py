@@ -133,13 +133,26 @@ def test_what_is_saved_already_is_not_offered() -> None:
     assert [saving.name for saving in savings(found)] == ["narrower network"]
 
 
-def test_flex_cannot_drop_attention_weights() -> None:
+@pytest.mark.parametrize(
+    ("now", "device", "offered"),
+    [
+        ("reference", "auto", ["sdpa", "triton"]),
+        ("reference", "cpu", ["sdpa"]),
+        ("auto", "auto", ["triton"]),
+        ("sdpa", "auto", ["triton"]),
+        ("triton", "auto", []),
+        ("flex", "auto", []),
+        ("auto", "cpu", []),
+    ],
+)
+def test_leaner_attention(now: str, device: str, offered: list[str]) -> None:
     found = experiment(
-        model={"kind": "swinunetr", "attention": "reference", "attn_drop_rate": 0.1},
+        model={"kind": "swinunetr", "attention": now},
         loader={"patch": [64, 64, 64]},
+        compute={"device": device},
     )
     names = [o["model.attention"] for o in options(found, "another attention backend")]
-    assert names == ["sdpa", "triton"]
+    assert names == [name for name in offered if name != now]
 
 
 def test_inference_is_saved_by_fewer_and_smaller_windows() -> None:
