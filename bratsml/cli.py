@@ -239,6 +239,31 @@ def missing_modalities(
 
 
 @app.command()
+def memory(
+    model: Model = "",
+    experiment: ExperimentFile = "",
+    budget: Annotated[str, typer.Option(help="Device memory: 8GB, 7.5GiB, 8000MB.")] = "",
+    data: Annotated[
+        str, typer.Option(help="Cases to price it on; the phantom set if not given.")
+    ] = "",
+    set_: Overrides = None,
+    price: Annotated[
+        bool, typer.Option("--price", help="Train 20 steps: time, disk and host memory.")
+    ] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Also measure on this machine's GPU.")
+    ] = False,
+) -> None:
+    """Predict GPU memory, and what would fit into a budget; exit code 3 if this does not."""
+    from bratsml.workflows.memory import memory as work
+    from bratsml.workflows.request import Request
+
+    request = Request(model, experiment, data, overrides=set_ or ())
+    if not work(request, budget=budget, price=price, measure=measure):
+        raise typer.Exit(3)
+
+
+@app.command()
 def compare(
     run: Annotated[list[str] | None, typer.Argument(help="Ids of two runs or more.")] = None,
     runs: Annotated[str, typer.Option(help="The same, separated by commas.")] = "",
