@@ -22,13 +22,12 @@ from bratsml.compute.launcher import (
 )
 from bratsml.compute.submit import Word
 from bratsml.config import Tree, build_config
-from bratsml.data.store import Store
 from bratsml.errors import BratsmlError
 from bratsml.experiment import Experiment
 from bratsml.files import write_json
 from bratsml.workflows.console import say
 from bratsml.workflows.cv import Stopped, run_cv
-from bratsml.workflows.request import Prepared
+from bratsml.workflows.request import Prepared, open_stores
 from bratsml.workflows.start import Start
 from bratsml.workflows.sweep_plan import Command
 from bratsml.workflows.train import run_train
@@ -110,12 +109,9 @@ def work(job: SweepJob, folder: Path) -> Word:
 
 
 def _run(job: SweepJob, folder: Path) -> str:
-    prepared = Prepared(
-        Path(job.root),
-        build_config(Experiment, job.experiment),
-        Store.open(Path(job.store)),
-        job.is_phantom,
-    )
+    experiment = build_config(Experiment, job.experiment)
+    store = open_stores(Path(job.store), experiment)
+    prepared = Prepared(Path(job.root), experiment, store, job.is_phantom)
     start = Start(
         parent=job.parent_run,
         name=job.name,

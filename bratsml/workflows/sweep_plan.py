@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from bratsml.compute.queue import QueuePolicy
 from bratsml.config import Tree, flatten, parse_assignments, split_assignments, with_overrides
-from bratsml.data.folds import Split, make_split
-from bratsml.data.store import Store
+from bratsml.data.extra import split_of
+from bratsml.data.folds import Split
 from bratsml.errors import BratsmlError, ConfigError
 from bratsml.experiment import Experiment, find_experiment_file
 from bratsml.files import sha256_of_json
@@ -150,9 +150,9 @@ def parse_grid(texts: Iterable[str]) -> dict[str, list[Any]]:
     """
     grid: dict[str, list[Any]] = {}
     for piece in (piece for text in texts for piece in split_assignments(text)):
-        name, _, values = piece.partition("=")
+        name, equals, values = piece.partition("=")
         try:
-            parsed = flatten(parse_assignments([f"{name}=[{values}]"]))
+            parsed = flatten(parse_assignments([f"{name}=[{values}]" if equals else piece]))
         except ConfigError as error:
             raise ConfigError(
                 f"grid {piece!r} is not of the form name=value,value; for example "
@@ -222,20 +222,17 @@ def _prepare(
     data: str,
     command: Command,
 ) -> list[Combination]:
-    stores: dict[str, Store] = {}
+    ready: dict[str, Prepared] = {}
     combinations = []
     for number, (point, experiment) in enumerate(zip(points, experiments, strict=True)):
-        recipe = sha256_of_json(experiment.data.tree())
-        if recipe in stores:
-            scheme = {"data": {"label_scheme": stores[recipe].label_scheme}}
-            resolved = with_overrides(experiment, scheme)
-            prepared = Prepared(project_root(), resolved, stores[recipe], not data)
-        else:
-            prepared = prepare_experiment(experiment, data)
-        store = stores[recipe] = prepared.store
-        metas = [store.meta(case_id) for case_id in store.case_ids]
+        wanted = sha256_of_json(experiment.data.tree())
+        if wanted not in ready:
+            ready[wanted] = prepare_experiment(experiment, data)
+        first = ready[wanted]
+        resolved = with_overrides(experiment, {"data": first.experiment.data.tree()})
+        prepared, store = replace(first, experiment=resolved), first.store
         try:
-            split = make_split(metas, prepared.experiment.split)
+            split = split_of(store, prepared.experiment.split)
         except BratsmlError as error:
             raise ConfigError(f"combination {label_of(point)}: {error}") from error
         fold = (0,) if command == "train" else ()
