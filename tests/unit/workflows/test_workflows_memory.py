@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,20 @@ import pytest
 from bratsml import cli
 from bratsml.compute.device import CONTEXT_MB
 from bratsml.errors import ConfigError, ResourceError
-from bratsml.experiment import Experiment
-from bratsml.tuning.memory import FRAGMENTATION, MemoryEstimate, Verdict
+from bratsml.experiment import Experiment, find_experiment_file
+from bratsml.tuning.memory import (
+    FRAGMENTATION,
+    MemoryEstimate,
+    Verdict,
+    check_budget,
+    predict_memory,
+)
 from bratsml.workflows import memory as command
 from bratsml.workflows.arguments import gigabytes
 from bratsml.workflows.memory import Oracle, memory, room_mb
-from bratsml.workflows.request import Request
+from bratsml.workflows.request import Request, lay_over, typed_layers
+
+PROJECT = Path(__file__).parents[3]
 
 
 def by_hand(experiment: Experiment) -> MemoryEstimate:
@@ -226,3 +235,27 @@ def test_a_run_that_mlflow_has_made_keeps_the_report(
     assert logged["status"] == "FINISHED"
     settings = logged["memory/settings"]["settings"]  # type: ignore[index]
     assert settings[0] == "model.checkpointing=true"
+
+
+@pytest.mark.slow
+def test_what_the_real_oracle_suggests_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    small = "model.channels=[8,16] model.strides=[2] loader.patch=[64,64,64]"
+    peak = predict_memory(resolve(small)).peak_mb
+    budget_gb = (0.8 * peak * (1 + FRAGMENTATION) + CONTEXT_MB) / 1000
+    assert not memory(Request(model="unet", overrides=[small]), budget=f"{budget_gb:.6f}GB")
+    said = capsys.readouterr().out
+    found = re.findall(r'--set "([^"]+)"', said)
+    assert len(found) >= 3
+    for text in found:  # typed beside the rest, as a user would
+        assert check_budget(resolve(small, text), budget_gb).fits
+    largest = re.search(r"the largest patch that fits: (\d+)x", said)
+    assert largest
+    side = int(largest[1])
+    assert side < 64
+    larger = f"loader.patch=[{side + 2},{side + 2},{side + 2}]"
+    assert not check_budget(resolve(small, larger), budget_gb).fits
+
+
+def resolve(*texts: str) -> Experiment:
+    path = find_experiment_file(PROJECT, "unet")
+    return lay_over(path, typed_layers(Request(overrides=texts), {}), PROJECT, phantom=False)
