@@ -22,6 +22,7 @@ from bratsml.labels import get_scheme
 from bratsml.losses.deep_supervision import DeepSupervision
 from bratsml.models.registry import neighbours_of
 from bratsml.training.state import Training
+from bratsml.training.transfer import freeze
 
 NUM_STEPS = 2
 """From the second step on the optimizer's state is there."""
@@ -79,8 +80,10 @@ class Rehearsal:
 
 
 def build_network(experiment: Experiment, in_channels: int) -> nn.Module:
-    """The network, with ordinary weights on the CPU."""
-    return experiment.model.build(in_channels, _output_of(experiment).num_channels)
+    """The network, with ordinary weights on the CPU, frozen as far as the experiment wants."""
+    network = experiment.model.build(in_channels, _output_of(experiment).num_channels)
+    freeze(network, experiment.transfer)
+    return network
 
 
 def set_up(
