@@ -141,6 +141,7 @@ def _report(
             "metric_version": METRIC_VERSION,
         }
     )
+    seconds = together.seconds_per_case()
     table, subset_table, fitted = score_out_of_fold(together, kind, seed)
     verdict = judge(table, together.names, together.patients, seed)
     tracker.log_table(table, "scores/out_of_fold")
@@ -155,7 +156,7 @@ def _report(
     means = means_table(table, together.regions)
     print_table(means, f"Out-of-fold Dice ({table['case'].nunique()} cases; ensemble: {kind})")
     lines = _say_verdict(verdict, tracker)
-    pareto = score_subsets(together, table, subset_table)
+    pareto = score_subsets(together, table, subset_table, seconds)
     print_table(pareto, "Dice against models and inference time")
     weights = weights_table(together, fitted)
     tracker.log_table(verdict.gains, "gain")
@@ -209,9 +210,16 @@ def judge(
 
 
 def score_subsets(
-    together: RunsTogether, table: pd.DataFrame, subset_table: pd.DataFrame
+    together: RunsTogether,
+    table: pd.DataFrame,
+    subset_table: pd.DataFrame,
+    seconds: Sequence[float],
 ) -> pd.DataFrame:
-    """The Pareto table: single runs, the subsets that were scored, and all runs together."""
+    """The Pareto table: single runs, the subsets that were scored, and all runs together.
+
+    Args:
+        seconds: Of inference per case, of every run.
+    """
     subsets: list[Subset] = [(member,) for member in range(len(together.works))]
     dice = [mean_dice(_of(table, name)) for name in together.names]
     if len(subset_table):
@@ -221,7 +229,7 @@ def score_subsets(
     subsets.append(tuple(range(len(together.works))))
     dice.append(mean_dice(_of(table, ENSEMBLE)))
     networks = [len(work.folds) for work in together.works]
-    return pareto_table(subsets, together.names, dice, together.seconds_per_case(), networks)
+    return pareto_table(subsets, together.names, dice, seconds, networks)
 
 
 def ensemble_file(together: RunsTogether, kind: Combination, weights: Weights) -> EnsembleFile:

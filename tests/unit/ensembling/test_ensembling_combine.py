@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bratsml.ensembling.combine import COMBINATIONS, combine
+from bratsml.ensembling.staple import count_patterns, patterns_of, staple
 from bratsml.ensembling.volumes import MemberVolumes
 
 SHAPE = (4, 3, 3)
@@ -63,6 +64,21 @@ def test_staple_of_the_masks_above_one_half_over_the_whole_grid() -> None:
         found = volumes.paste(combine(volumes, "staple"))[0] > 0.5
     wrong = [(mask != truth).sum() for mask in (*members, found)]
     assert wrong[3] < min(wrong[:3])
+
+
+def test_voxels_that_no_member_sees_count_for_staple() -> None:
+    masks = np.zeros((3, 9, 9, 9), dtype=bool)
+    masks[:, 3:6, 3:6, 3:6] = np.random.default_rng(4).random((3, 3, 3, 3)) < 0.6
+    codes = patterns_of(masks)
+    whole = staple(count_patterns([codes]), 3)
+    seen = staple(count_patterns([codes[3:6, 3:6, 3:6]]), 3)
+    assert not np.allclose(whole.of(np.arange(8)), seen.of(np.arange(8)), atol=0.01)
+    with MemberVolumes(1, (9, 9, 9)) as volumes:
+        for mask in masks:
+            volumes.add(mask[None].astype(np.float32))
+        found = volumes.paste(combine(volumes, "staple"))[0]
+    inside = codes > 0
+    np.testing.assert_allclose(found[inside], whole.of(codes)[inside], atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", COMBINATIONS)

@@ -166,12 +166,9 @@ def test_the_verdict_is_against_the_best_run_over_patients(together: RunsTogethe
     )
 
 
-def test_the_pareto_table_adds_the_folds_up(
-    together: RunsTogether, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(RunsTogether, "seconds_per_case", lambda self: (2.0, 3.0, 4.0))
+def test_the_pareto_table_adds_the_folds_up(together: RunsTogether) -> None:
     table, subset_table, _ = ensemble_scores.score_out_of_fold(together, "probabilities", seed=0)
-    pareto = workflow.score_subsets(together, table, subset_table)
+    pareto = workflow.score_subsets(together, table, subset_table, (2.0, 3.0, 4.0))
     assert pareto["num_models"].tolist() == [1, 1, 1, 2, 2, 2, 3]
     assert pareto["num_networks"].tolist() == [2, 3, 2, 5, 4, 5, 7]
     assert pareto["seconds_per_case"].tolist() == [2, 3, 4, 5, 6, 7, 9]
