@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -200,16 +201,22 @@ class Curved(_OfModalities):
         """See :class:`_OfModalities`."""
         if self.inverted:
             volume.neg_()
-        std, mean = torch.std_mean(volume, correction=0) if self.keep_mean_and_std else (None, None)
+        mean = volume.mean()
+        std = _spread(volume - mean) if self.keep_mean_and_std else None
         low, high = volume.aminmax()
         extent = high - low
         volume.sub_(low).div_(extent.clamp(min=torch.finfo(torch.float32).tiny))
         volume.pow_(value).mul_(extent).add_(low)
-        if std is not None and mean is not None:
-            new_std, new_mean = torch.std_mean(volume, correction=0)
-            volume.sub_(new_mean).mul_(std / new_std.clamp(min=1e-7)).add_(mean)
+        if std is not None:
+            volume.sub_(volume.mean())
+            volume.mul_(std / _spread(volume).clamp(min=1e-7)).add_(mean)
         if self.inverted:
             volume.neg_()
+
+
+def _spread(centred: Tensor) -> Tensor:
+    """Standard deviation of values whose mean is 0; many times faster than ``std``."""
+    return torch.linalg.vector_norm(centred) / math.sqrt(centred.numel())
 
 
 class BiasField(AugmentStepConfig):
