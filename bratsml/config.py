@@ -175,6 +175,8 @@ def _explain(cls: type[Config], error: ValidationError) -> str:
         nearest = difflib.get_close_matches(name, dotted_names(cls), n=1, cutoff=0.5)
         same_leaf = [n for n in dotted_names(cls) if n.split(".")[-1] == path[-1]]
         hint = (nearest or same_leaf or [""])[0]
+        if hint == name:
+            return f"unknown setting {name!r} for this kind; another kind has it"
         return f"unknown setting {name!r}" + (f"; did you mean {hint!r}?" if hint else "")
     received = first.get("input")
     shown = "" if isinstance(received, Mapping) else f", received {received!r}"

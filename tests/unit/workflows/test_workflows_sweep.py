@@ -114,7 +114,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"grid": ["optim.lrr=1,2"]}, "did you mean 'optim.lr'"),
         (
             {"grid": ["model.kind=mednext,unet model.kernel=3,5"]},
-            r"combination model\.kind=unet model\.kernel=3: .*unknown setting 'model\.kernel'",
+            r"combination model\.kind=unet model\.kernel=3: .*unknown setting 'model\.kernel' for this kind",
         ),
         ({"grid": ["loader.patch=[64,64,64],[60,64,64]"]}, r"combination loader\.patch=\[60,"),
         ({"experiment": "unett"}, "did you mean 'unet'"),
