@@ -32,8 +32,12 @@ def fold_table(scores: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index()
 
 
-def print_fold_table(table: pd.DataFrame, before: float | None, name: str = "untrained") -> None:
-    """Print the table; below it the mean Dice before training, where it was measured."""
+def print_fold_table(table: pd.DataFrame, before: float | None, what: str = "untrained") -> None:
+    """Print the table; below it the mean Dice before training, where it was measured.
+
+    Args:
+        what: That row's name.
+    """
     shown = Table(title="Dice on each fold's validation cases")
     for name in table.columns:
         shown.add_column(str(name), justify="right")
@@ -45,5 +49,5 @@ def print_fold_table(table: pd.DataFrame, before: float | None, name: str = "unt
     if before is not None:
         shown.add_section()
         blanks = [""] * (len(table.columns) - 2)
-        shown.add_row(name, *blanks, f"{before:.3f}")
+        shown.add_row(what, *blanks, f"{before:.3f}")
     console.print(shown)
