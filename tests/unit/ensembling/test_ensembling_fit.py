@@ -69,12 +69,12 @@ def test_the_optimum_is_that_of_a_grid_search() -> None:
     assert fitted.shape == (3, 2)
     assert fitted.sum(axis=0) == pytest.approx([1, 1])
     assert (fitted >= 0).all()
-    steps = np.linspace(0, 1, 51)
+    steps = np.linspace(0, 1, 26)
     grid = [(a, b, 1 - a - b) for a in steps for b in steps if a + b <= 1 + 1e-12]
     for region in range(2):
         values = [soft_dice(sums, np.tile(np.array(w)[:, None], 2))[region] for w in grid]
         assert soft_dice(sums, fitted)[region] >= max(values) - 1e-9
-        np.testing.assert_allclose(fitted[:, region], grid[int(np.argmax(values))], atol=0.03)
+        np.testing.assert_allclose(fitted[:, region], grid[int(np.argmax(values))], atol=0.05)
 
 
 def test_by_hand_a_member_that_is_the_truth_takes_all_and_equals_share() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,21 +91,33 @@ def runs_together(*runs: FakeRun) -> RunsTogether:
     return RunsTogether(runs, tuple(run.source.name for run in runs), ())
 
 
-@pytest.fixture(autouse=True)
-def _no_surfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _no_surfaces() -> Iterator[None]:
     """HD95 has tests of its own, and takes the most time here."""
-    monkeypatch.setattr("bratsml.evaluation.evaluate.hausdorff95_mm", lambda *arguments: 1.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bratsml.evaluation.evaluate.hausdorff95_mm", lambda *arguments: 1.0)
+        yield
 
 
-@pytest.fixture
-def together() -> RunsTogether:
+def three_runs() -> RunsTogether:
     """Folds that differ, regions in another order."""
     return runs_together(
         fake_run(0, 0.3), fake_run(1, 0.4, folds=3, regions=("WT", "ET", "TC")), fake_run(2, 0.5)
     )
 
 
-@pytest.mark.parametrize("kind", COMBINATIONS)
+@pytest.fixture(scope="module")
+def together() -> RunsTogether:
+    return three_runs()
+
+
+@pytest.fixture(scope="module")
+def scores(together: RunsTogether, _no_surfaces: None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Of the mean of probabilities: models and combinations, smaller subsets."""
+    return ensemble_scores.score_out_of_fold(together, "probabilities", seed=0)[:2]
+
+
+@pytest.mark.parametrize("kind", ["logits", "fitted", "staple"])
 def test_members_and_combinations_out_of_fold(together: RunsTogether, kind: Combination) -> None:
     table, subset_table, fitted = ensemble_scores.score_out_of_fold(together, kind, seed=0)
     assert table.groupby("model").size().eq(6 * 3).all()
@@ -119,8 +132,10 @@ def test_members_and_combinations_out_of_fold(together: RunsTogether, kind: Comb
     assert (fitted.weights.argmax(axis=0) == 0).all()  # the first run has the least noise
 
 
-def test_a_member_scores_as_the_mask_of_its_own_probabilities(together: RunsTogether) -> None:
-    table, _, _ = ensemble_scores.score_out_of_fold(together, "probabilities", seed=0)
+def test_a_member_scores_as_the_mask_of_its_own_probabilities(
+    together: RunsTogether, scores
+) -> None:
+    table, _ = scores
     run = together.works[1]
     case = CASES[4]
     masks = run.probabilities(run.fold_of(case), case) > 0.5
@@ -131,10 +146,10 @@ def test_a_member_scores_as_the_mask_of_its_own_probabilities(together: RunsToge
     assert row["dice"].item() == pytest.approx(expected)
 
 
-def test_subset_dice_is_that_of_the_two_runs_alone(together: RunsTogether) -> None:
-    _, subset_table, _ = ensemble_scores.score_out_of_fold(together, "logits", seed=0)
+def test_subset_dice_is_that_of_the_two_runs_alone(together: RunsTogether, scores) -> None:
+    _, subset_table = scores
     pair = runs_together(together.works[0], together.works[2])  # type: ignore[arg-type]
-    alone, _, _ = ensemble_scores.score_out_of_fold(pair, "logits", seed=0)
+    alone, _, _ = ensemble_scores.score_out_of_fold(pair, "probabilities", seed=0)
     ours = subset_table[subset_table["subset"] == (0, 2)].set_index(["case", "region"])["dice"]
     theirs = alone[alone["model"] == "ensemble"].set_index(["case", "region"])["dice"]
     pd.testing.assert_series_equal(ours.sort_index(), theirs.sort_index())
@@ -151,8 +166,8 @@ def test_a_case_is_weighted_by_what_was_fitted_without_its_patient(together: Run
     np.testing.assert_array_equal(fitted.weights, fit_weights(sums))
 
 
-def test_the_verdict_is_against_the_best_run_over_patients(together: RunsTogether) -> None:
-    table, _, _ = ensemble_scores.score_out_of_fold(together, "probabilities", seed=0)
+def test_the_verdict_is_against_the_best_run_over_patients(together: RunsTogether, scores) -> None:
+    table, _ = scores
     verdict = workflow.judge(table, together.names, together.patients, seed=0)
     assert verdict.best == "run 0"
     by_model = table.groupby("model")["dice"].mean()
@@ -166,8 +181,8 @@ def test_the_verdict_is_against_the_best_run_over_patients(together: RunsTogethe
     )
 
 
-def test_the_pareto_table_adds_the_folds_up(together: RunsTogether) -> None:
-    table, subset_table, _ = ensemble_scores.score_out_of_fold(together, "probabilities", seed=0)
+def test_the_pareto_table_adds_the_folds_up(together: RunsTogether, scores) -> None:
+    table, subset_table = scores
     pareto = workflow.score_subsets(together, table, subset_table, (2.0, 3.0, 4.0))
     assert pareto["num_models"].tolist() == [1, 1, 1, 2, 2, 2, 3]
     assert pareto["num_networks"].tolist() == [2, 3, 2, 5, 4, 5, 7]
@@ -221,7 +236,8 @@ def test_other_files_under_the_same_id_are_refused() -> None:
         together.require_same_files(together.case_ids)
 
 
-def test_one_patient_alone_cannot_be_left_out(together: RunsTogether) -> None:
+def test_one_patient_alone_cannot_be_left_out() -> None:
+    together = three_runs()
     sums = ensemble_scores.add_up(together)
     together.__dict__["patients"] = dict.fromkeys(CASES, "one")
     with pytest.raises(ConfigError, match="all cases are of one patient"):
