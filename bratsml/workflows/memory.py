@@ -202,12 +202,14 @@ def peak_mb(estimate: MemoryEstimate) -> float:
 
 def _largest(search: Search) -> list[Suggestion]:
     alone = largest_patch(search)
-    found = [] if alone is None else [alone]
-    if alone is None or not is_longest(search, alone):
-        free = every_free_saving(search)
-        thriftier = largest_patch(search, free) if free else None
-        found += [] if thriftier is None else [thriftier]
-    return found
+    if alone is not None and is_longest(search, alone):
+        return [alone]
+    free = every_free_saving(search)
+    thriftier = largest_patch(search, free) if free else None
+    if alone is None or thriftier is None:
+        return [patch for patch in (alone, thriftier) if patch is not None]
+    is_larger = alone.change["loader.patch"] != thriftier.change["loader.patch"]
+    return [alone, thriftier] if is_larger else [alone]
 
 
 def _title(source: str, experiment: Experiment) -> str:
