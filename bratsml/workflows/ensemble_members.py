@@ -19,6 +19,7 @@ from bratsml.data.folds import Split
 from bratsml.data.split import listed
 from bratsml.data.store import CaseMeta
 from bratsml.ensembling.ensemble import average
+from bratsml.ensembling.staple import MOST_MEMBERS
 from bratsml.ensembling.volumes import MemberVolumes, Probabilities
 from bratsml.errors import ConfigError, DataError, TrackingError
 from bratsml.evaluation.whole_cases import restore_probabilities
@@ -59,12 +60,14 @@ class RunsTogether:
             postprocess: File of steps; those that all runs share if empty.
 
         Raises:
-            ConfigError: Fewer than two runs, or they predict other regions.
+            ConfigError: Fewer than two runs, or too many, or they predict other regions.
             TrackingError: A run is missing, unfinished or kept no folds.
             DataError: Their cases are not the same.
         """
         if len(run_ids) < 2 or len(set(run_ids)) < len(run_ids):
             raise ConfigError("an ensemble needs two different cv runs or more: --runs RUN,RUN")
+        if len(run_ids) > MOST_MEMBERS:
+            raise ConfigError(f"an ensemble takes up to {MOST_MEMBERS} runs; leave some out")
         root = project_root()
         for run in (find_run(run_id, root) for run_id in run_ids):
             if run.status != "FINISHED":

@@ -272,6 +272,7 @@ def test_the_test_split_must_be_shared(
         ({"combine": "fitted"}, "name them: --runs RUN,RUN"),
         ({"test": True}, "name them: --runs RUN,RUN"),
         ({"runs": "a"}, "two different cv runs or more"),
+        ({"runs": ",".join(map(str, range(63)))}, "up to 62 runs"),
         ({"runs": "a,a"}, "two different cv runs or more"),
         ({"runs": "a,b", "combine": "voting"}, "combine must be one of probabilities, logits"),
         ({"runs": "a,b", "seed": "-1"}, "seed must be a whole number of at least 0"),
