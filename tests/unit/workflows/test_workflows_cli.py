@@ -20,6 +20,7 @@ COMMANDS = [
     "tune-postprocess",
     "missing-modalities",
     "sweep",
+    "memory",
     "phantom",
 ]
 
@@ -50,6 +51,9 @@ def test_help_imports_nothing_heavy(command: str) -> None:
         (["train", "--model", "unet", "--experiment", "experiments/unet.yaml"], "not both"),
         (["cv", "--set", "optim.lr='1e-3; cmd'"], "optim.lr"),
         (["predict"], "data=FOLDER"),
+        (["memory", "--budget", "much"], "budget must be an amount of memory such as 8GB"),
+        (["memory", "--model", "unett"], "did you mean 'unet'"),
+        (["memory", "--model", "swinunetr", "--set", "loader.patch=[80,96,96]"], "multiples of 32"),
         (["compare", "abc"], "two different runs or more"),
     ],
 )
