@@ -89,11 +89,19 @@ def finetune(
     fold: Annotated[str, typer.Option(help="One fold; all of them as cv if empty.")] = "",
     freeze_but_last: Annotated[
         str,
-        typer.Option("--freeze-but-last", "--freeze_but_last", help="Layers that are trained, from the end; all if empty."),
+        typer.Option(
+            "--freeze-but-last",
+            "--freeze_but_last",
+            help="Layers that are trained, from the end; all if empty.",
+        ),
     ] = "",
     reset_last: Annotated[
         str,
-        typer.Option("--reset-last", "--reset_last", help="Last layers whose convolutions start from fresh weights."),
+        typer.Option(
+            "--reset-last",
+            "--reset_last",
+            help="Last layers whose convolutions start from fresh weights.",
+        ),
     ] = "",
     epochs: Epochs = "",
     extra: Extra = "",
@@ -113,3 +121,21 @@ def finetune(
         freeze_but_last=freeze_but_last,
         reset_last=reset_last,
     )
+
+
+@commands.command()
+def prune(
+    run: Annotated[str, typer.Option(help="Id of a cv run; the latest finished if empty.")] = "",
+    data: Annotated[str, typer.Option(help="Data of that run; as recorded if empty.")] = "",
+    shares: Annotated[str, typer.Option(help="Shares of the weights to take, e.g. 0.5,0.9.")] = "",
+    sensitivity: Annotated[
+        str, typer.Option(help="Share to take of one layer at a time; 0.8 if empty, 0 for none.")
+    ] = "",
+    keep: Annotated[
+        str, typer.Option(help="Share at which the pruned networks are kept, to go on with.")
+    ] = "",
+) -> None:
+    """Set a cv run's smallest weights to zero: Dice, size and speed; and which layers bear it."""
+    from bratsml.workflows.prune import prune as work
+
+    work(run=run, data=data, shares=shares, sensitivity=sensitivity, keep=keep)

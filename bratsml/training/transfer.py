@@ -44,12 +44,14 @@ class TransferConfig(Config):
             keeps its weights and, in norm layers, its running statistics.
         reset_last: The convolutions among that many last layers start from fresh weights.
         reset: So do the convolutions whose names match one of these patterns: ``out_*``.
+        keep_zeros: Weights that are zero in the file stay zero: what was pruned is not regrown.
     """
 
     start: tuple[str, ...] = ()
     freeze_but_last: int | None = Field(default=None, ge=1)
     reset_last: int = Field(default=0, ge=0)
     reset: tuple[str, ...] = ()
+    keep_zeros: bool = False
 
     @property
     def is_used(self) -> bool:

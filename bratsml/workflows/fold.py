@@ -54,7 +54,7 @@ from bratsml.training.transfer import freeze
 from bratsml.workflows.attention_note import AttentionNote
 from bratsml.workflows.console import say
 from bratsml.workflows.request import open_stores
-from bratsml.workflows.start_weights import StartWeights, take_over
+from bratsml.workflows.start_weights import StartWeights, keep_zeros, take_over
 
 RESULT_FILE = "result.json"
 SCORES_FILE = "scores.csv"
@@ -185,6 +185,8 @@ def run_fold(
         freeze(model, transfer)
         if work.start is not None:
             tracker.log_params({"transfer.trained_parameters": count_parameters(model)})
+            if transfer.keep_zeros:
+                tracker.log_params({"transfer.held_at_zero": keep_zeros(model, work.start)})
         shown = [ProgressHook(f"fold {work.fold}"), ProgressFile(work.folder)]
         result = train_network(work, model, tracker, [*shown, *hooks])
         if result.stopped_by == "signal":

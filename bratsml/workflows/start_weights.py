@@ -25,6 +25,7 @@ from bratsml.files import sha256_of
 from bratsml.tracking.runs import RecordedRun, best_checkpoint, find_run, read_json_artifact
 from bratsml.tracking.tracker import Tracker
 from bratsml.training.checkpoint import read_plain
+from bratsml.training.sparsity import hold_zeros, prunable_weights
 from bratsml.training.transfer import (
     TransferConfig,
     freeze,
@@ -171,6 +172,24 @@ def take_over(
         f"({report.share_of_values:.1%} of the values), {report.count('reset')} fresh; "
         f"{len(moving)} weights are trained"
     )
+
+
+def keep_zeros(model: nn.Module, start: StartWeights) -> int:
+    """Hold what is zero in the start weights at zero in training; returns how many weights.
+
+    Raises:
+        CheckpointError: The file was changed or is damaged.
+        ConfigError: It does not have the layers of this network.
+    """
+    start.require_unchanged()
+    weights = read_weights(Path(start.path))
+    missing = [name for name in prunable_weights(model) if name not in weights]
+    if missing:
+        raise ConfigError(
+            f"transfer.keep_zeros: {start.source} has no {missing[0]}, so its zeros cannot be "
+            "held; start from a pruned network of this very kind"
+        )
+    return hold_zeros(model, weights)
 
 
 def _overlap(start: StartWeights) -> str:

@@ -1,0 +1,55 @@
+"""``prune``: what is asked for, and its table worked out by hand."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from bratsml.errors import ConfigError
+from bratsml.figures.prune import pruning_figure, sensitivity_figure
+from bratsml.workflows.prune import Plan, parse_plan, share_table
+
+
+def test_shares_are_sorted_and_zero_is_always_measured_anyway() -> None:
+    assert parse_plan("0.9, 0.5,0,.5", "0", "0.9") == Plan((0.5, 0.9), 0.0, 0.9)
+    assert parse_plan("", "", "") == Plan((0.1, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99), 0.8, None)
+
+
+@pytest.mark.parametrize("text", ["1", "-0.1", "half", "0.5;0.6", "nan"])
+def test_what_is_not_a_share_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="shares of the weights from 0 to below 1"):
+        parse_plan(text, "", "")
+
+
+def scores() -> pd.DataFrame:
+    """Two visits of patient p and one of q."""
+    dice = {0.0: (0.8, 0.6, 0.9), 0.5: (0.8, 0.4, 0.5)}
+    return pd.DataFrame(
+        [
+            {"share": share, "case": case, "region": "WT", "dice": value}
+            for share, values in dice.items()
+            for case, value in zip(("p1", "p2", "q1"), values, strict=True)
+        ]
+    )
+
+
+def test_changes_are_paired_and_patients_weigh_the_same() -> None:
+    sizes = pd.DataFrame(
+        {"share": [0.0, 0.0, 0.5, 0.5], "megabytes": [4, 6, 2, 4], "seconds": [1, 1, 1, 3]}
+    )
+    table = share_table(scores(), sizes, {"p1": "p", "p2": "p", "q1": "q"})
+    whole, half = table.to_dict("records")
+    assert whole["dice"] == pytest.approx((0.7 + 0.9) / 2)
+    assert whole["change"] == 0
+    assert half["dice"] == pytest.approx((0.6 + 0.5) / 2)
+    assert half["change"] == pytest.approx((-0.1 - 0.4) / 2)
+    assert half["change_low95"] == pytest.approx(-0.4)
+    assert half["change_high95"] == pytest.approx(-0.1)
+    assert (half["megabytes"], half["seconds_per_case"]) == (3, 2)
+    figure = pruning_figure(table, "pruning")
+    assert list(figure.data[0].x) == [0, 50]
+
+
+def test_the_sensitivity_keeps_the_order_of_the_layers() -> None:
+    table = pd.DataFrame({"layer": ["b", "a"], "num_weights": [1, 2], "change": [-0.1, 0.0]})
+    assert list(sensitivity_figure(table, "layers").data[0].y) == ["b", "a"]
