@@ -283,7 +283,7 @@ def _report_shares(work: OutOfFold, plan: Plan, tracker: Tracker) -> None:
     tracker.log_table(scores, "scores/pruned")
     tracker.log_table(table, "pruning")
     tracker.log_figure(
-        [pruning_figure(table, title), table_figure(table, "All numbers")], "pruning"
+        [pruning_figure(table, title), table_figure(_shortened(table), "All numbers")], "pruning"
     )
     for share, part in scores.groupby("share"):
         metrics = summarize(part, "pruned")
@@ -291,6 +291,15 @@ def _report_shares(work: OutOfFold, plan: Plan, tracker: Tracker) -> None:
         metrics["pruned/megabytes"] = sizes[sizes["share"] == share]["megabytes"].mean()
         tracker.log_metrics(metrics, step=round(100 * float(share)))
     tracker.describe("\n".join(f"- {line}" for line in sentences))
+
+
+def _shortened(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with headings that fit a page; the logged one has the full names."""
+    names = {
+        "change_low95": "its low95", "change_high95": "its high95", "megabytes": "MB",
+        "seconds_per_case": "s per case",
+    }  # fmt: skip
+    return table.rename(columns=names)
 
 
 def _printed(table: pd.DataFrame, title: str) -> Table:
