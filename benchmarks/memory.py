@@ -32,7 +32,7 @@ from bratsml.files import write_text
 from bratsml.tracking.environment import processor
 from bratsml.tuning.memory import FRAGMENTATION, check_budget, predict_memory
 from bratsml.tuning.memory_probe import ask_probe
-from bratsml.tuning.memory_rehearsal import NUM_STEPS, build_network, set_up
+from bratsml.tuning.memory_rehearsal import build_network, set_up
 
 CHANNELS = 4
 AIM_OFF, AIM_LOW = 0.10, 0.05
@@ -100,13 +100,12 @@ ON_CPU = (
     Case(swin("sdpa"), SMALL),
     Case(swin("reference"), SMALL, "bf16"),
     Case(swin("sdpa"), SMALL, "bf16"),
-    Case(swin("reference", checkpointing=True), MIDDLE),
-    Case(swin("sdpa", checkpointing=True), MIDDLE),
-    Case(swin("sdpa", 12), MIDDLE),
-    Case(swin("reference", 12), MIDDLE, "bf16"),
+    Case(swin("reference", checkpointing=True), SMALL),
+    Case(swin("sdpa", checkpointing=True), SMALL),
+    Case(swin("sdpa", 12), SMALL),
+    Case(swin("reference", 12), SMALL, "bf16"),
     Case({"kind": "segresnet"}, (32, 32, 32)),
-    Case({"kind": "dynunet"}, CUBE),
-    Case({"kind": "mednext"}, (32, 32, 32), "bf16"),
+    Case({"kind": "dynunet"}, (32, 32, 32)),
 )
 LARGE, PUBLISHED = (96, 96, 96), (128, 128, 128)
 ON_GPU = (
@@ -140,7 +139,8 @@ def measured_on_cpu(experiment: Experiment) -> tuple[float, float]:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         rehearsal = set_up(experiment, build_network(experiment, CHANNELS), CHANNELS)
         gc.collect()
-        rehearsal.steps(NUM_STEPS - 1)
+        rehearsal.make_optimizer_state()
+        rehearsal.steps(1)
         marks.append(time.time_ns())
         rehearsal.steps(1)
         marks.append(time.time_ns())
@@ -229,7 +229,7 @@ def predicted_rows() -> Iterator[str]:
 def largest_cube(feature_size: int) -> str:
     """The last cube in steps of 32 that fits, as a sentence."""
     said = ""
-    for side in range(64, 257, 32):
+    for side in range(128, 257, 32):
         case = Case(swin("triton", feature_size), (side, side, side), "bf16")
         verdict = check_budget(case.experiment, BUDGET_GB)
         if not verdict.fits:

@@ -18,6 +18,12 @@ BLOCK = 16
 """Channels that oneDNN keeps together; fewer are filled up."""
 PLAIN_CHANNELS = 4
 """An image of at most so many channels is read as it lies."""
+MIXING = frozenset(
+    overload
+    for name in ("add", "sub", "mul", "div")
+    for packet in (getattr(torch.ops.aten, name), getattr(torch.ops.aten, f"{name}_"))
+    for overload in (packet.Tensor,)
+)
 HALO = 1.07
 """Of oneDNN's copies of an image with a border, for the weight gradient in 16 bits."""
 
@@ -35,7 +41,17 @@ def scratch(func: Any, args: tuple[Any, ...], result: Any) -> int:
     if func is torch.ops.aten.convolution_backward.default:
         grad, image, weight, bias_sizes = args[:4]
         return _backward(grad, image, weight, bias_sizes, args[4:10])
+    if func in MIXING:
+        return _conversions([item for item in args if isinstance(item, Tensor)])
     return 0
+
+
+def _conversions(operands: Sequence[Tensor]) -> int:
+    """Elementwise kernels turn operands of another type into the common one first."""
+    if len({operand.dtype for operand in operands}) < 2:
+        return 0
+    common = torch.result_type(*operands[:2])
+    return sum(operand.numel() * common.itemsize for operand in operands if operand.dtype != common)
 
 
 def _convolution(
@@ -63,7 +79,7 @@ def _backward(
     if backend == Backend.SlowTranspose3d:
         return _columns(grad, weight, image[:1])
     both = _blocked(grad) + _blocked(image)
-    if not _is_short(image):
+    if not _is_short(image) or image.shape[1] <= PLAIN_CHANNELS:
         return both + _bytes(weight)
     borders = HALO * both / len(image)
     return int(both + 2 * _bytes(weight) + borders)

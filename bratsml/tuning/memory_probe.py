@@ -124,6 +124,7 @@ def rehearse(rehearsal: Rehearsal, device: torch.device) -> Reading:
         at_forward_end.append((cuda.memory_allocated(device), _bytes(grads)))
 
     hook = rehearsal.training.step.loss.register_forward_hook(note)
+    rehearsal.make_optimizer_state()
     rehearsal.steps(1)
     cuda.reset_peak_memory_stats(device)
     rehearsal.steps(1)

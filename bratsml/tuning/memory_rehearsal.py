@@ -1,4 +1,4 @@
-"""The work whose memory is asked for: two training steps and one window, as ``fit`` does them.
+"""The work whose memory is asked for: training steps and one window, as ``fit`` does them.
 
 The oracle traces it with fake tensors, the probe runs it on a GPU, the benchmark on a CPU: all
 three see the same :class:`~bratsml.training.state.Training`, loss, optimizer and precision.
@@ -24,8 +24,6 @@ from bratsml.models.registry import neighbours_of
 from bratsml.training.state import Training
 from bratsml.training.transfer import freeze
 
-NUM_STEPS = 2
-"""From the second step on the optimizer's state is there."""
 MOST_BATCHES = 2
 """Accumulated batches that are run: the second finds gradients, and all later ones are like it."""
 WHOLE_DEPTH = 155
@@ -48,7 +46,7 @@ class Rehearsal:
     make_batches: Callable[[], Sequence[Any]]
     make_window: Callable[[], Tensor]
 
-    def steps(self, count: int = NUM_STEPS) -> None:
+    def steps(self, count: int) -> None:
         """Optimizer steps, each with its own batches."""
         self.training.model.train()
         for _ in range(count):
@@ -56,8 +54,11 @@ class Rehearsal:
             self.training.step(self.make_batches())
 
     def make_optimizer_state(self) -> None:
-        """The optimizer's state after a first step, without forward and backward pass."""
-        optimizer = self.training.optimizer
+        """The optimizer's state after a first step, without forward and backward pass.
+
+        A first step proper may be skipped, as when the scaler of fp16 looks for its scale.
+        """
+        optimizer = self.training.optimizer.optimizer
         for weight in self.training.model.parameters():
             if weight.requires_grad:
                 weight.grad = torch.zeros_like(weight)
