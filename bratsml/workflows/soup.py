@@ -31,6 +31,7 @@ from bratsml.workflows.console import console, say, warn
 from bratsml.workflows.fold import FoldWork
 from bratsml.workflows.soup_choice import Recipe, Scoreboard, halves, judge
 from bratsml.workflows.soup_ingredients import (
+    ABOUT_CASES,
     Cases,
     Group,
     Parent,
@@ -67,7 +68,8 @@ def soup(
     root = project_root()
     sources = _sources(runs, checkpoints, fold, root)
     store = sources.store(data)
-    todo = [(group, sources.cases(group, store)) for group in sources.groups]
+    for group in sources.groups:
+        sources.cases(group, store)  # what is not known is said before any work
     tracker = open_run(
         command="soup",
         experiment_name="bratsml",
@@ -79,7 +81,9 @@ def soup(
     folder = root / "outputs" / f"soup-{tracker.run_id[:8]}"
     try:
         _log_setup(tracker, sources, recipe, store)
-        soups = [_one_soup(*each, store, recipe, folder, tracker) for each in todo]
+        soups = [
+            _one_soup(group, sources, store, recipe, folder, tracker) for group in sources.groups
+        ]
         report_all(soups, recipe, tracker)
     except BaseException as error:
         tracker.set_tags({"bratsml.error": str(error)[:500] or type(error).__name__})
@@ -134,12 +138,18 @@ def _log_setup(tracker: Tracker, sources: Sources, recipe: Recipe, store: Store)
 
 
 def _one_soup(
-    group: Group, cases: Cases, store: Store, recipe: Recipe, folder: Path, tracker: Tracker
+    group: Group,
+    sources: Sources,
+    store: Store,
+    recipe: Recipe,
+    folder: Path,
+    tracker: Tracker,
 ) -> Soup:
     """Choose, score, save and record one group's soup in a run of its own."""
     child = tracker.child(f"{recipe.kind} soup, {group.title}", key=group.key)
     try:
-        _warn_of_seen_cases(group, cases, recipe)
+        cases = sources.cases(group, store)
+        _warn_of_seen_cases(group, cases)
         best = _best_in_training(group)
         work = _work(group.parents[best], store, folder / group.key)
         board, loader = _board(group, best, work, cases)
@@ -153,6 +163,10 @@ def _one_soup(
             board.heard = partial(progress.advance, task)
             verdict = judge(board, recipe, cases.ids, parts)
             progress.update(task, completed=total)
+        if group.trained_alike:
+            first = group.parents[0]
+            child.log_params({"fold": first.fold, "split.hash": first.split_hash[:16]})
+            child.log_json(sources.split_of(first, store).to_tree(), "split.json")
         made = Soup(group, cases, verdict, work)
         _save(made, board, recipe)
         log_soup(made, recipe, loader is not None, child)
@@ -164,7 +178,7 @@ def _one_soup(
     return made
 
 
-def _warn_of_seen_cases(group: Group, cases: Cases, recipe: Recipe) -> None:
+def _warn_of_seen_cases(group: Group, cases: Cases) -> None:
     if not cases.are_unseen:
         warn(
             "these checkpoints are of different folds: no validation case is unseen by all of "
@@ -241,10 +255,12 @@ def _save(made: Soup, board: Scoreboard, recipe: Recipe) -> None:
     model = board.serve(made.verdict.published.choice.amounts)
     best = made.group.parents[board.copy_from]
     score = summarize(made.verdict.chosen, "soup").get("soup/dice/mean", float("nan"))
+    about_cases = () if made.group.trained_alike else ABOUT_CASES  # what holds of one of them only
+    config = {name: value for name, value in best.config.items() if name not in about_cases}
     weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     CheckpointFolder(made.work.folder).save_best(
         {
-            "config": {**best.config, "soup": recipe_of(made, recipe)},
+            "config": {**config, "soup": recipe_of(made, recipe)},
             "model": weights,
             "ema": None,
             "position": None,

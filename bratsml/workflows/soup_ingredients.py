@@ -15,7 +15,7 @@ from bratsml.data.store import Store
 from bratsml.ensembling.soup import Ingredient, require_same_form
 from bratsml.errors import CheckpointError, ConfigError, DataError
 from bratsml.experiment import Experiment
-from bratsml.files import sha256_of
+from bratsml.files import sha256_of, sha256_of_json
 from bratsml.tracking.runs import (
     RecordedRun,
     best_checkpoint,
@@ -29,6 +29,8 @@ from bratsml.workflows.trained import Member, load_trained, members_of_files
 
 MAY_DIFFER = ("dropout", "drop_", "attn_drop", "checkpointing", "attention")
 """Beginnings of settings of a model that leave open what its weights mean."""
+ABOUT_CASES = ("fold", "split_hash", "dataset_hash", "extra_hash")
+"""What the configuration in a checkpoint says of the cases that it was trained on."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,12 @@ class Parent:
         return fold if isinstance(fold, int) else None
 
     @property
+    def trained_on(self) -> Tree:
+        """What its configuration says of the cases that it saw, also before its own training."""
+        start = self.config["experiment"].get("transfer", {}).get("start")
+        return {**{name: self.config.get(name) for name in ABOUT_CASES}, "start": start or None}
+
+    @property
     def split_hash(self) -> str:
         """Of the split its fold belongs to; ``""`` if that is not on record."""
         return str(self.config.get("split_hash", ""))
@@ -84,6 +92,11 @@ class Group:
     def title(self) -> str:
         """As it is shown."""
         return self.key.replace("_", " ")
+
+    @property
+    def trained_alike(self) -> bool:
+        """Whether all were trained on the same cases, as far as is on record."""
+        return len({sha256_of_json(parent.trained_on) for parent in self.parents}) == 1
 
 
 @dataclass(frozen=True)

@@ -83,15 +83,16 @@ def log_soup(made: Soup, recipe: Recipe, is_refreshed: bool, tracker: Tracker) -
             "soup.unseen": made.cases.are_unseen,
             "soup.cross_fitted": verdict.is_cross_fitted,
             "soup.statistics_batches": STATISTICS_BATCHES if is_refreshed else 0,
+            "dataset.hash": made.work.store.dataset_hash[:16],
             "metric_version": METRIC_VERSION,
         }
     )
     tracker.log_json(_record(made, recipe), "soup.json")
     tracker.log_table(_all_scores(made), "scores/all")
     tracker.log_table(verdict.soup, "scores/validation" if not made.prefix else "scores/seen")
-    metrics = _metrics(verdict.soup, verdict.best_single, made.prefix)
-    tracker.log_metrics(metrics, step=0)
     gain, lines = _gain([made])
+    metrics = _metrics(verdict.soup, verdict.best_single, gain, made.prefix)
+    tracker.log_metrics(metrics, step=0)
     lines = [_what_is_in(made, recipe), *lines, *_notes(made, is_refreshed)]
     for line in lines:
         say(f"{group.title}: {line}")
@@ -184,8 +185,14 @@ def _dice(table: pd.DataFrame) -> float:
     return summarize(table, "x").get("x/dice/mean", float("nan"))
 
 
-def _metrics(soup: pd.DataFrame, best_single: pd.DataFrame, prefix: str) -> dict[str, float]:
-    return summarize(soup, f"{prefix}soup") | summarize(best_single, f"{prefix}best_single")
+def _metrics(
+    soup: pd.DataFrame, best_single: pd.DataFrame, gain: pd.DataFrame, prefix: str
+) -> dict[str, float]:
+    """Scores of both, and the gain in mean Dice with its interval."""
+    columns = {"": "difference", "_low95": "low95", "_high95": "high95"}
+    row = gain.iloc[0]
+    gains = {f"{prefix}gain/dice/mean{end}": float(row[name]) for end, name in columns.items()}
+    return summarize(soup, f"{prefix}soup") | summarize(best_single, f"{prefix}best_single") | gains
 
 
 def _gain(soups: Sequence[Soup]) -> tuple[pd.DataFrame, list[str]]:
@@ -254,16 +261,7 @@ def report_all(soups: Sequence[Soup], recipe: Recipe, tracker: Tracker) -> None:
     print_table(main_columns(gain), _gain_title(soups[0]))
     for line in lines:
         say(f"all together: {line}" if len(soups) > 1 else line)
-    row = gain.iloc[0]
-    tracker.log_metrics(
-        _metrics(mixed, single, prefix)
-        | {
-            f"{prefix}gain/dice/mean": float(row["difference"]),
-            f"{prefix}gain/dice/mean_low95": float(row["low95"]),
-            f"{prefix}gain/dice/mean_high95": float(row["high95"]),
-        },
-        step=0,
-    )
+    tracker.log_metrics(_metrics(mixed, single, gain, prefix), step=0)
     tracker.log_table(mixed, f"scores/{'seen' if prefix else 'out_of_fold'}")
     tracker.log_table(gain, "gain")
     tracker.log_json({made.group.key: _record(made, recipe) for made in soups}, "soup.json")
