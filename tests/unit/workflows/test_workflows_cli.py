@@ -19,6 +19,7 @@ COMMANDS = [
     "compare",
     "tune-postprocess",
     "missing-modalities",
+    "soup",
     "sweep",
     "memory",
     "phantom",
