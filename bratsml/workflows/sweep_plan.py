@@ -29,6 +29,7 @@ from bratsml.workflows.request import (
     say_phantom_profile,
     typed_layers,
 )
+from bratsml.workflows.start import Start
 
 Command = Literal["cv", "train"]
 Grid = Mapping[str, Sequence[Any]]
@@ -211,6 +212,7 @@ def _resolve(options: SweepOptions, point: Mapping[str, Any], root: Path) -> Exp
     try:
         experiment = lay_over(path, [*layers, changes], root, phantom=not options.data)
         require_hardware(experiment)
+        Start().require_weights(experiment.transfer)
     except ConfigError as error:
         raise ConfigError(f"combination {label_of(point)}: {error}") from error
     return experiment

@@ -114,10 +114,11 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"grid": ["optim.lrr=1,2"]}, "did you mean 'optim.lr'"),
         (
             {"grid": ["model.kind=mednext,unet model.kernel=3,5"]},
-            r"combination model\.kind=unet model\.kernel=3: .*unknown setting 'model\.kernel' for this kind",
+            r"combination model\.kind=unet model\.kernel=3: .*'model\.kernel' for this kind",
         ),
         ({"grid": ["loader.patch=[64,64,64],[60,64,64]"]}, r"combination loader\.patch=\[60,"),
         ({"experiment": "unett"}, "did you mean 'unet'"),
+        ({"experiment": "mednext_finetune"}, r"combination optim\.lr=0\.001: .*finetune"),
         ({"experiment": "experiments/nothing.yaml"}, "is not in experiments/"),
         ({"workers": "none"}, "workers must be a whole number"),
         ({"retries": "-1"}, "retries must be a whole number of at least 0"),
