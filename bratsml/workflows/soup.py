@@ -21,6 +21,7 @@ from bratsml.ensembling.soup import Kind, has_running_statistics, refresh_statis
 from bratsml.errors import ConfigError
 from bratsml.evaluation.evaluate import summarize
 from bratsml.metrics import METRIC_VERSION
+from bratsml.models.registry import neighbours_of
 from bratsml.tracking.mlflow_tracker import open_run
 from bratsml.tracking.runs import latest_run
 from bratsml.tracking.store import project_root
@@ -222,7 +223,12 @@ def _board(
         experiment = work.experiment
         config = experiment.loader.model_copy(update={"workers": 0})
         loader = PatchLoader(
-            work.store, cases.training, config, experiment.seed, experiment.data.modalities
+            work.store,
+            cases.training,
+            config,
+            experiment.seed,
+            experiment.data.modalities,
+            neighbours_of(experiment.model),
         )
 
     def refresh(network: nn.Module) -> None:
