@@ -39,6 +39,7 @@ from bratsml.training.sparsity import (
 )
 from bratsml.workflows.console import console, say
 from bratsml.workflows.out_of_fold import OutOfFold
+from bratsml.workflows.start_weights import SEEN_FILE
 from bratsml.workflows.trained import Member, load_trained
 from bratsml.workflows.verdict import compare_means, verdict_sentence
 from bratsml.workflows.view import say_how_to_view
@@ -380,12 +381,22 @@ def _keep_pruned(work: OutOfFold, share: float, tracker: Tracker) -> None:
         child.log_json(split, "split.json")
         training = Split.from_tree(split).training(number)
         child.log_params({"fold": number, "num_training": len(training), "prune.share": share})
+        _pass_on_what_was_seen(work, number, child)
         child.finish("FINISHED")
     say("the pruned networks are kept; train what is left of them with")
     say(
         f"  bratsml finetune --checkpoint {tracker.run_id} --experiment "
         f"{_shown(folder / 'experiment.yaml', work.root)} --data {work.store.path}"
     )
+
+
+def _pass_on_what_was_seen(work: OutOfFold, fold: int, child: Tracker) -> None:
+    """A fold that was itself fine-tuned has seen more than its split tells."""
+    source = work.fold_run(fold)
+    start = source.params.get("transfer.start", "[]")
+    if start not in ("[]", "()"):
+        child.log_params({"transfer.start": start})
+        child.log_json(read_json_artifact(source, SEEN_FILE, work.root), SEEN_FILE)
 
 
 def _to_finetune(work: OutOfFold) -> Any:
