@@ -37,10 +37,10 @@ STUDY = StudyPlan(
             "split": {"folds": 9},
         },
         space={
-            "model.feature_size": Choice(values=(12, 24)),
+            "model.feature_size": Choice(values=(12, 24, 48)),  # 48 is above the budget
             "loader.patch": Choice(values=([64, 32, 32],)),
         },
-        budget=Budget(trials=4, vram_gb=0.8, reruns=1),
+        budget=Budget(trials=4, vram_gb=1.0, reruns=1),
     ),
 )
 
