@@ -26,7 +26,7 @@ from monai.networks.nets import UNet
 from torch import Tensor, nn
 
 from bratsml.compute.device import ComputeConfig
-from bratsml.data.loader import Batch
+from bratsml.data.batch import Batch
 from bratsml.errors import ConfigError
 from bratsml.files import write_text
 from bratsml.tracking.environment import processor

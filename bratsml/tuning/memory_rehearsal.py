@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from bratsml.compute.device import autocast_of
-from bratsml.data.loader import Batch
+from bratsml.data.batch import Batch
 from bratsml.experiment import Experiment
 from bratsml.inference.window import evaluating
 from bratsml.labels import get_scheme

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.amp import GradScaler
 
 from bratsml.config import with_overrides
-from bratsml.data.loader import Batch
+from bratsml.data.batch import Batch
 from bratsml.experiment import Experiment
 from bratsml.models.swinunetr import SwinUNETRConfig
 from bratsml.tuning import memory_cpu, memory_cuda

@@ -17,8 +17,8 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 SETTINGS = (
     "train.epochs=2 train.validate_every=1 loader.samples_per_epoch=4 loader.batch_size=2 "
     "split.folds=2 model.channels=[4,8] loader.workers=0 launcher.kind=inline "
-    "loader.patch=[16,16,16] inference.window=[32,32,32] inference.overlap=0 data.recipe.kind=native "
-    "loader.augment_on=device loader.case_sampling.kind=balanced_et"
+    "loader.patch=[16,16,16] inference.window=[32,32,32] inference.overlap=0 "
+    "data.recipe.kind=native loader.augment_on=device loader.case_sampling.kind=balanced_et"
 )
 
 

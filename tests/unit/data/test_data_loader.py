@@ -17,7 +17,8 @@ import torch
 
 from bratsml.config import build_config, with_overrides
 from bratsml.data.augment import Flip, GaussianNoise
-from bratsml.data.loader import Batch, LoaderConfig, PatchLoader, PatchTask, num_workers
+from bratsml.data.batch import Batch
+from bratsml.data.loader import LoaderConfig, PatchLoader, PatchTask, num_workers
 from bratsml.errors import ConfigError, DataError, ResourceError
 
 SHAPE = (9, 8, 7)
