@@ -18,6 +18,7 @@ from bratsml.data.meta import CaseMeta
 from bratsml.data.split import listed
 from bratsml.data.store import Store
 from bratsml.errors import ConfigError
+from bratsml.geometry import Array
 from bratsml.labels import get_scheme
 
 
@@ -67,7 +68,17 @@ class StoreWithExtra(Store):
         stored = self.extra.label(case_id)
         if stored is None or self._translation is None:
             return stored
-        return self._translation[np.asarray(stored)].view(np.memmap)
+        return self.translated(case_id, stored).view(np.memmap)
+
+    def holder_of(self, case_id: str) -> Store:
+        """The store whose folder a case lies in."""
+        return self.extra if case_id in self._extra_ids else super().holder_of(case_id)
+
+    def translated(self, case_id: str, label: Array) -> Array:
+        """See :meth:`Store.translated`; only extra cases can have values of another scheme."""
+        if case_id not in self._extra_ids or self._translation is None:
+            return label
+        return self._translation[np.asarray(label)]
 
 
 def extra_of(store: Store) -> Store | None:

@@ -47,21 +47,25 @@ def read_slices(store: Store, case_id: str, first: int, depth: int) -> tuple[Arr
     Raises:
         DataError: The case cannot be read.
     """
-    image, label = store.image(case_id), store.label(case_id)
+    holder = store.holder_of(case_id)
+    image, label = holder.image(case_id), holder.label(case_id)
     assert label is not None  # the loader has checked it
     low = min(max(first, 0), label.shape[-1])
     high = min(max(first + depth, low), label.shape[-1])
-    folder = store.path / CASES_FOLDER / case_id
-    mark = store.index.cases[case_id][:16]  # a case that is prepared anew gets new copies
+    folder = holder.path / CASES_FOLDER / case_id
+    mark = holder.index.cases[case_id][:16]  # a case that is prepared anew gets new copies
+    found: tuple[Array, Array, int]
     try:
-        return (
+        found = (
             _slices(folder / f"image_slices_{mark}.npy", image, low, high),
             _slices(folder / f"label_slices_{mark}.npy", label, low, high),
             low,
         )
     except ResourceError as error:
-        _warn_once(store.path, str(error))
-        return image, label, 0
+        _warn_once(holder.path, str(error))
+        found = image, label, 0
+    # copies keep the values of the store they lie in, as others read them too
+    return found[0], store.translated(case_id, found[1]), found[2]
 
 
 def _slices(path: Path, stored: Array, low: int, high: int) -> Array:

@@ -137,6 +137,15 @@ class Store:
         """Memory map of the label map ``(X, Y, Z)``, or ``None`` when the case has none."""
         return self._map(case_id, LABEL_FILE) if self.meta(case_id).has_label else None
 
+    def holder_of(self, case_id: str) -> Store:
+        """The store whose folder a case lies in: this one."""
+        self._require(case_id)
+        return self
+
+    def translated(self, case_id: str, label: Array) -> Array:
+        """Label values as the case's :meth:`holder_of` has them, in :attr:`label_scheme`."""
+        return label
+
     def reference(self, case_id: str) -> npt.NDArray[np.uint8] | None:
         """The label map in the case's own grid, exactly as in its file, or ``None``.
 

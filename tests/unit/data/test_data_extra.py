@@ -14,6 +14,7 @@ from bratsml.data.folds import SplitConfig
 from bratsml.data.loader import LoaderConfig, PatchLoader
 from bratsml.data.preprocess import preprocess_dataset
 from bratsml.data.recipes import NativeRecipe
+from bratsml.data.slices import read_slices
 from bratsml.data.store import Store
 from bratsml.errors import ConfigError
 
@@ -98,6 +99,22 @@ def test_label_values_are_translated_to_the_data_s_scheme(
     assert (label.dtype, label.shape) == (np.uint8, raw.shape)
     for theirs, ours in {0: 0, 1: 2, 2: 1, 4: 3}.items():
         np.testing.assert_array_equal(np.asarray(label) == ours, raw == theirs)
+
+
+def test_slices_of_extra_cases_are_read_in_the_data_s_scheme_and_copied_in_their_own(
+    make_store: MakeStore, main: Store
+) -> None:
+    extra = make_store("slices", EXTRA, 30, "brats2021")
+    wanted = Store(main.path, main.index, main.case_ids)
+    wanted.label_scheme = "decathlon"
+    both, raw = StoreWithExtra(wanted, extra), np.asarray(extra.label(EXTRA[0]))
+    for _ in range(2):  # making the copies, then reading them
+        image, label, first = read_slices(both, EXTRA[0], 2, 3)
+        assert first == 2
+        np.testing.assert_array_equal(image, extra.image(EXTRA[0])[..., 2:5])
+        for theirs, ours in {0: 0, 1: 2, 2: 1, 4: 3}.items():
+            np.testing.assert_array_equal(label == ours, raw[..., 2:5] == theirs)
+    np.testing.assert_array_equal(read_slices(extra, EXTRA[0], 2, 3)[1], raw[..., 2:5])
 
 
 def test_other_tissues_are_refused(make_store: MakeStore, main: Store) -> None:

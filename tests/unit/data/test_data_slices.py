@@ -38,6 +38,12 @@ class FakeStore:
         np.save(self.folder / "image.npy", image)
         np.save(self.folder / "label.npy", label)
 
+    def holder_of(self, case_id: str) -> Any:
+        return self
+
+    def translated(self, case_id: str, label: Any) -> Any:
+        return label
+
     def meta(self, case_id: str) -> Any:
         voxel = int(np.ravel_multi_index((3, 2, 4), SHAPE))
         return SimpleNamespace(shape=SHAPE, foreground={"ET": [voxel]}, has_label=True)
