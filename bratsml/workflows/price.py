@@ -15,12 +15,14 @@ from rich.table import Table
 
 from bratsml.compute.device import choose_device, count_gpus
 from bratsml.config import with_overrides
-from bratsml.data.folds import Split, make_split
+from bratsml.data.extra import extra_of, split_of
+from bratsml.data.folds import Split
 from bratsml.data.store import Store
 from bratsml.experiment import Experiment
 from bratsml.models.registry import count_parameters
 from bratsml.tracking.tracker import NullTracker
 from bratsml.training.hooks import Hook
+from bratsml.training.transfer import freeze
 from bratsml.workflows.console import console, duration, say, size
 from bratsml.workflows.estimate import (
     Estimate,
@@ -100,12 +102,13 @@ def say_price(experiment: Experiment, data: str) -> Price:
 
 def measure_price(experiment: Experiment, store: Store) -> Price:
     """Train a few steps of the first fold and scale them up."""
-    split = make_split([store.meta(case_id) for case_id in store.case_ids], experiment.split)
+    split = split_of(store, experiment.split)
     device = choose_device(experiment.compute)
     probe = Probe()
     with tempfile.TemporaryDirectory(prefix="bratsml-price.") as folder:
         work = FoldWork.build(_of_steps(experiment), store, split, 0, Path(folder))
         model = work.model()
+        freeze(model, experiment.transfer)
         with contextlib.suppress(Enough):
             train_network(work, model, NullTracker(), [probe])
     cost = StepCost(
@@ -124,7 +127,7 @@ def measure_price(experiment: Experiment, store: Store) -> Price:
         one_fold=one_fold,
         num_folds=folds,
         parallel=experiment.launcher.build(count_gpus(experiment.compute)).parallel,
-        store_bytes=_folder_bytes(store.path),
+        store_bytes=sum(_folder_bytes(s.path) for s in (store, extra_of(store)) if s is not None),
         disk_bytes=_disk_bytes(experiment, split, one_fold, cost.num_parameters),
         host_bytes=probe.host_bytes + _whole_case_bytes(experiment, store),
     )

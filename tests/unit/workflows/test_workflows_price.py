@@ -5,13 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 from bratsml.config import Tree, build_config
+from bratsml.data.extra import StoreWithExtra
 from bratsml.data.phantom import PhantomConfig, write_phantoms
 from bratsml.data.split import Split
 from bratsml.experiment import Experiment
 from bratsml.workflows import price as prices
 from bratsml.workflows.estimate import FOLD_SECONDS, Estimate
+from bratsml.workflows.fold import FoldWork
 from bratsml.workflows.preprocess import ensure_store
 from bratsml.workflows.price import Enough, Price, Probe, measure_price
 
@@ -110,3 +113,28 @@ def test_a_price_is_measured_on_real_steps(tmp_path: Path, monkeypatch: pytest.M
     assert price.total_seconds == pytest.approx(2 * price.one_fold.fold_seconds)
     assert price.store_bytes == sum(f.stat().st_size for f in store.path.rglob("*") if f.is_file())
     assert price.host_bytes > 5e7
+
+
+def test_extra_cases_are_priced_and_frozen_layers_are_not_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    stores = []
+    for layout in ("brats2021", "brats2023"):
+        phantoms = PhantomConfig.model_validate({"cases": 3, "shape": (32,) * 3, "layout": layout})
+        write_phantoms(tmp_path / layout, phantoms)
+        stores.append(ensure_store(tmp_path / layout))
+    found = experiment(transfer={"freeze_but_last": 1}, split={"folds": 2, "test_fraction": 0})
+    weights: list[int] = []
+
+    def note(work: FoldWork, model: nn.Module, tracker: object, hooks: list[Probe]) -> None:
+        assert set(work.split.training(0)) > set(stores[1].case_ids)
+        weights.append(sum(weight.requires_grad for weight in model.parameters()))
+        hooks[0].seconds.append(1.0)
+
+    monkeypatch.setattr(prices, "train_network", note)
+    monkeypatch.setattr(prices, "time_window", lambda *_: 1.0)
+    price = measure_price(found, StoreWithExtra(*stores))
+    files = [f for store in stores for f in store.path.rglob("*") if f.is_file()]
+    assert price.store_bytes == sum(f.stat().st_size for f in files)
+    assert weights == [2]  # kernel and bias of the last convolution
