@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from bratsml.config import (
 from bratsml.data.extra import StoreWithExtra
 from bratsml.data.phantom import PhantomConfig, write_phantoms
 from bratsml.data.store import Store
-from bratsml.errors import ConfigError, DataError
+from bratsml.errors import ConfigError, DataError, TrackingError
 from bratsml.experiment import (
     Experiment,
     find_experiment_file,
@@ -28,11 +29,14 @@ from bratsml.experiment import (
     read_experiment_tree,
 )
 from bratsml.models.swinunetr import SwinUNETRConfig
-from bratsml.tracking.runs import RecordedRun
+from bratsml.tracking.runs import RecordedRun, find_run
 from bratsml.tracking.store import project_root
 from bratsml.workflows.arguments import whole_number
 from bratsml.workflows.console import say
 from bratsml.workflows.preprocess import ensure_store
+
+MADE_OF = ("soup.of", "prune.of")
+"""Parameters of runs that train nothing: the runs whose networks they start from."""
 
 
 @dataclass(frozen=True)
@@ -152,13 +156,28 @@ def store_of_run(source: RecordedRun, data: str, experiment: Experiment, root: P
 
 
 def _recorded_store(source: RecordedRun, root: Path) -> Store:
+    path = _recorded_folder(source, root)
+    if path is None:
+        raise ConfigError(
+            f"where the data of run {source.run_id} lies is no longer known; give data=FOLDER"
+        )
+    return Store.open(path)
+
+
+def _recorded_folder(source: RecordedRun, root: Path) -> Path | None:
+    """Where a run's folds read their cases, or those of the runs that its networks came from."""
     for record in sorted((root / "outputs").glob(f"*-{source.run_id[:8]}/fold_*/job.json")):
         path = Path(json.loads(record.read_text(encoding="utf-8"))["store"])
         if path.is_dir():
-            return Store.open(path)
-    raise ConfigError(
-        f"where the data of run {source.run_id} lies is no longer known; give data=FOLDER"
-    )
+            return path
+    for run_id in ",".join(source.params.get(name, "") for name in MADE_OF).split(","):
+        if run_id in ("", "files"):
+            continue
+        with suppress(TrackingError):  # it may have been deleted since
+            path_of_parent = _recorded_folder(find_run(run_id, root), root)
+            if path_of_parent is not None:
+                return path_of_parent
+    return None
 
 
 def resolve_experiment(request: Request, root: Path, shorthands: Mapping[str, Any]) -> Experiment:

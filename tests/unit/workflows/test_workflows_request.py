@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from bratsml.config import Tree
-from bratsml.errors import ConfigError
+from bratsml.errors import ConfigError, TrackingError
 from bratsml.experiment import Experiment, load_experiment, phantom_profile
+from bratsml.tracking.runs import RecordedRun
+from bratsml.workflows import request
 from bratsml.workflows.request import Request, lay_over, typed_layers
 
 PROJECT = Path(__file__).parents[3]
@@ -65,3 +68,32 @@ def test_each_override_is_a_layer_over_those_before() -> None:
         {"seed": 2},
     ]
     assert laid(*layers).train.epochs == 9
+
+
+def test_the_data_of_a_soup_lies_where_its_parents_found_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(run_id: str, **params: str) -> RecordedRun:
+        return RecordedRun(run_id, "r", "FINISHED", "1", "", params, {})
+
+    trained = run("a" * 32)
+    record = tmp_path / "outputs" / f"cv-unet-{'a' * 8}" / "fold_0" / "job.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"store": str(tmp_path / "store")}))
+    (tmp_path / "store").mkdir()
+
+    def find_run(run_id: str, root: Path) -> RecordedRun:
+        if run_id != trained.run_id:
+            raise TrackingError(f"no run {run_id}")
+        return trained
+
+    monkeypatch.setattr(request, "find_run", find_run)
+    monkeypatch.setattr(request.Store, "open", lambda path: path)
+    for source in (
+        trained,
+        run("b" * 32, **{"soup.of": f"{'d' * 32},{trained.run_id}"}),
+        run("c" * 32, **{"prune.of": trained.run_id}),
+    ):
+        assert request._recorded_store(source, tmp_path) == tmp_path / "store"
+    with pytest.raises(ConfigError, match="no longer known; give data=FOLDER"):
+        request._recorded_store(run("e" * 32, **{"soup.of": "files"}), tmp_path)
