@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -52,6 +52,15 @@ class TransferConfig(Config):
     reset_last: int = Field(default=0, ge=0)
     reset: tuple[str, ...] = ()
     keep_zeros: bool = False
+
+    @model_validator(mode="after")
+    def _zeros_are_taken_over(self) -> TransferConfig:
+        if self.keep_zeros and (self.reset or self.reset_last):
+            raise ValueError(
+                "keep_zeros holds zeros of the start weights, and what is reset does not take them "
+                "over; leave keep_zeros or reset and reset_last out"
+            )
+        return self
 
     @property
     def is_used(self) -> bool:

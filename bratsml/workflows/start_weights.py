@@ -183,12 +183,13 @@ def keep_zeros(model: nn.Module, start: StartWeights) -> int:
     """
     start.require_unchanged()
     weights = read_weights(Path(start.path))
-    missing = [name for name in prunable_weights(model) if name not in weights]
-    if missing:
-        raise ConfigError(
-            f"transfer.keep_zeros: {start.source} has no {missing[0]}, so its zeros cannot be "
-            "held; start from a pruned network of this very kind"
-        )
+    for name, weight in prunable_weights(model).items():
+        if name not in weights or weights[name].shape != weight.shape:
+            raise ConfigError(
+                f"transfer.keep_zeros: {start.source} has no {name} of shape "
+                f"{list(weight.shape)}, so its zeros cannot be held; start from a pruned network "
+                "of this very kind"
+            )
     return hold_zeros(model, weights)
 
 
@@ -204,13 +205,16 @@ def _of_run(run: RecordedRun, named: RecordedRun, root: Path) -> StartWeights:
     try:
         split = Split.from_tree(read_json_artifact(run, "split.json", root), "split.json")
         seen = {*split.training(int(run.params["fold"]))}
-        known = True
-        if run.params.get("transfer.start", "[]") not in ("[]", "()"):
+    except (BratsmlError, KeyError, ValueError):  # a soup of several folds, say
+        return start
+    known = True
+    if run.params.get("transfer.start", "[]") not in ("[]", "()"):
+        try:
             before = read_json_artifact(run, SEEN_FILE, root)
             seen |= {*before["cases"]}
             known = bool(before["all"])
-    except (BratsmlError, KeyError, ValueError):  # a soup's run, say, trained on nothing itself
-        return start
+        except TrackingError:  # a soup of fine-tuned networks, say
+            known = False
     return replace(start, seen=tuple(sorted(seen)), all_seen_known=known)
 
 
@@ -224,19 +228,33 @@ def _of_file(path: Path, store: Store) -> StartWeights:
     extra = extra_of(store)
     ours = {store.dataset_hash: store, **({extra.dataset_hash: extra} if extra else {})}
     seen: set[str] = set()
-    for hash_, data in ours.items():
-        if config.get("extra_hash") == hash_:
-            seen |= {*data.case_ids}
-        elif config["dataset_hash"] == hash_:
-            tree = config["experiment"]["split"]
-            split = make_split(data.metas(), build_config(SplitConfig, tree, path.name))
-            seen |= {*split.training(int(config["fold"]))}
+    main = ours.get(config["dataset_hash"])
+    more = ours.get(config.get("extra_hash", ""))
+    if more is not None:
+        seen |= {*more.case_ids}
+    split = None if main is None else _split_again(config, main, more, path.name)
+    if split is not None:
+        seen |= {*split.training(int(config["fold"]))}
     all_known = (
-        config["dataset_hash"] in ours
+        split is not None
         and config.get("extra_hash", store.dataset_hash) in ours
         and not config["experiment"].get("transfer", {}).get("start")
     )
     return replace(start, seen=tuple(sorted(seen)), all_seen_known=all_known)
+
+
+def _split_again(config: Tree, main: Store, more: Store | None, name: str) -> Split | None:
+    """The split that a checkpoint was trained on; ``None`` when it cannot be made again."""
+    try:
+        settings = build_config(SplitConfig, config["experiment"]["split"], name)
+        split = make_split(main.metas(), settings)
+    except ConfigError:  # its fold file is gone, say
+        return None
+    if more is not None:
+        split = replace(split, training_only=(*split.training_only, *more.case_ids))
+    elif "extra_hash" in config:
+        return split  # the hash counts cases that are not at hand
+    return split if split.hash == config.get("split_hash") else None
 
 
 def _patients_of(case_ids: Iterable[str], store: Store) -> set[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from bratsml.data.folds import Split, SplitConfig, make_split
 from bratsml.errors import CheckpointError, ConfigError, TrackingError
@@ -109,6 +110,36 @@ def test_data_that_was_somebody_s_extra_data_has_been_seen_whole(tmp_path: Path)
         require_unseen(weights, STORE, SPLIT, 0)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"split_hash": "of a fold file that was changed since"},
+        {"experiment": {"split": {**CONFIG.tree(), "file": "gone.json"}}},
+    ],
+    ids=["another division", "no fold file"],
+)
+def test_a_division_that_cannot_be_made_again_is_not_vouched_for(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    weights = found(tmp_path, config_of(**changes))
+    assert (weights.seen, weights.all_seen_known) == ((), False)
+
+
+def test_what_is_on_record_of_a_soup_of_fine_tuned_networks_is_enforced(
+    runs: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(run: RecordedRun, name: str, root: Path) -> Any:
+        if name == SEEN_FILE:
+            raise TrackingError("a soup has none")
+        return SPLIT.to_tree()
+
+    monkeypatch.setattr(start_weights, "read_json_artifact", read)
+    (weights,) = find_start_weights(FOLD_1, [1], STORE, tmp_path)
+    assert require_unseen(weights, STORE, SPLIT, 1) is False
+    with pytest.raises(ConfigError, match="fold 0 is validated on"):
+        require_unseen(weights, STORE, SPLIT, 0)
+
+
 def test_a_plain_state_dict_tells_nothing(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "plain.pt")
     (weights,) = find_start_weights(str(tmp_path / "plain.pt"), [1], STORE, tmp_path)
@@ -184,3 +215,12 @@ def test_an_unfinished_run_is_refused(runs: Any, tmp_path: Path) -> None:
     runs["e" * 32] = RecordedRun("e" * 32, "r", "KILLED", "1", "", {}, {})
     with pytest.raises(TrackingError, match="is not finished"):
         find_start_weights("e" * 32, [0], STORE, tmp_path)
+
+
+def test_zeros_are_held_only_in_kernels_of_the_same_size(tmp_path: Path) -> None:
+    small, large = (nn.Sequential(nn.Conv3d(1, 1, size)) for size in (3, 5))
+    torch.save(small.state_dict(), tmp_path / "small.pt")
+    (weights,) = find_start_weights(str(tmp_path / "small.pt"), [0], STORE, tmp_path)
+    assert start_weights.keep_zeros(small, weights) == 0
+    with pytest.raises(ConfigError, match=r"has no 0.weight of shape \[1, 1, 5, 5, 5\]"):
+        start_weights.keep_zeros(large, weights)
