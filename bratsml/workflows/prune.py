@@ -37,7 +37,8 @@ from bratsml.training.sparsity import (
     prune_smallest,
     share_of_zeros,
 )
-from bratsml.workflows.console import console, say
+from bratsml.training.transfer import TransferConfig
+from bratsml.workflows.console import console, say, warn
 from bratsml.workflows.out_of_fold import OutOfFold
 from bratsml.workflows.start_weights import SEEN_FILE
 from bratsml.workflows.trained import Member, load_trained
@@ -272,7 +273,7 @@ def _report_shares(work: OutOfFold, plan: Plan, tracker: Tracker) -> None:
     sentences = [
         verdict_sentence(
             "all weights",
-            f"{share:.0%} of them taken",
+            f"{_percent(share)} of them taken",
             compare_means(
                 means[0.0], means[share], patients, seed=0, num_pairs=max(len(plan.shares), 1)
             ),
@@ -318,7 +319,7 @@ def _printed(table: pd.DataFrame, title: str) -> Table:
         ]
         first = part.iloc[0]
         shown.add_row(
-            f"{share:.0%}", *cells, f"{first['megabytes']:.2f}", f"{first['seconds_per_case']:.2f}"
+            _percent(share), *cells, f"{first['megabytes']:.2f}", f"{first['seconds_per_case']:.2f}"
         )
     return shown
 
@@ -328,14 +329,22 @@ def _printed(table: pd.DataFrame, title: str) -> Table:
 
 def _report_layers(work: OutOfFold, share: float, tracker: Tracker) -> None:
     table = score_layers(work, share)
-    worst = table.loc[table["change"].idxmin()]
-    say(
-        f"with {share:.0%} of one layer taken, {worst['layer']} costs most: {worst['change']:+.4f} "
-        "mean Dice (fold 0)"
-    )
+    say(_layers_sentence(table, share))
     tracker.log_table(table, "sensitivity")
-    title = f"{work.source.name}, fold 0: {share:.0%} of one layer's weights set to zero"
+    title = f"{work.source.name}, fold 0: {_percent(share)} of one layer's weights set to zero"
     tracker.log_figure(sensitivity_figure(table, title), "sensitivity")
+
+
+def _layers_sentence(table: pd.DataFrame, share: float) -> str:
+    """Which layer costs most; NaN where the policy leaves all cases out."""
+    scored = table.dropna(subset=["change"])
+    if scored.empty:
+        return "no case of fold 0 has a Dice, so no layer can be said to cost most"
+    worst = scored.loc[scored["change"].idxmin()]
+    return (
+        f"with {_percent(share)} of one layer taken, {worst['layer']} costs most: "
+        f"{worst['change']:+.4f} mean Dice (fold 0)"
+    )
 
 
 def score_layers(work: OutOfFold, share: float) -> pd.DataFrame:
@@ -376,7 +385,7 @@ def _keep_pruned(work: OutOfFold, share: float, tracker: Tracker) -> None:
     for number in range(len(work.folds)):
         fold = PrunedFold(work, number)
         fold.prune(share)
-        child = tracker.child(f"fold {number}, {share:.0%} pruned", key=f"fold_{number}")
+        child = tracker.child(f"fold {number}, {_percent(share)} pruned", key=f"fold_{number}")
         _save(fold, folder / f"fold_{number}", share, child)
         child.log_json(split, "split.json")
         training = Split.from_tree(split).training(number)
@@ -400,7 +409,14 @@ def _pass_on_what_was_seen(work: OutOfFold, fold: int, child: Tracker) -> None:
 
 
 def _to_finetune(work: OutOfFold) -> Any:
-    """The experiment at a tenth of its rate and epochs, with the zeros held."""
+    """The experiment at a tenth of its rate and epochs, with the zeros held and nothing else.
+
+    Where extra data lay outside the project is not on record; it is left out then.
+    """
+    extra = work.experiment.data.extra
+    if extra and not (work.root / extra).is_dir():
+        warn("where the extra data lies is no longer known; give it to finetune with --extra")
+        extra = ""
     rate, epochs = work.experiment.optim.lr / 10, max(1, work.experiment.train.epochs // 10)
     return with_overrides(
         work.experiment,
@@ -408,9 +424,15 @@ def _to_finetune(work: OutOfFold) -> Any:
             "name": f"{work.experiment.name}_pruned",
             "optim": {"lr": rate},
             "train": {"epochs": epochs},
-            "transfer": {"start": [], "keep_zeros": True},
+            "data": {"extra": extra},
+            "transfer": TransferConfig(keep_zeros=True).tree(),
         },
     )
+
+
+def _percent(share: float) -> str:
+    """``99.5%``: no share below 1 is shown as everything."""
+    return f"{100 * share:.6g}%"
 
 
 def _shown(path: Path, root: Path) -> Path:

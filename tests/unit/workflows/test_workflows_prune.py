@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import pandas as pd
 import pytest
 
+from bratsml.config import build_config
 from bratsml.errors import ConfigError
+from bratsml.experiment import Experiment
 from bratsml.figures.prune import pruning_figure, sensitivity_figure
+from bratsml.training.transfer import TransferConfig
+from bratsml.workflows import prune
 from bratsml.workflows.prune import Plan, parse_plan, share_table
 
 
@@ -53,3 +61,34 @@ def test_changes_are_paired_and_patients_weigh_the_same() -> None:
 def test_the_sensitivity_keeps_the_order_of_the_layers() -> None:
     table = pd.DataFrame({"layer": ["b", "a"], "num_weights": [1, 2], "change": [-0.1, 0.0]})
     assert list(sensitivity_figure(table, "layers").data[0].y) == ["b", "a"]
+
+
+def test_the_costliest_layer_is_named_where_any_was_scored() -> None:
+    table = pd.DataFrame({"layer": ["b", "a", "c"], "change": [-0.1, -0.3, float("nan")]})
+    sentence = prune._layers_sentence(table, 0.995)
+    assert sentence == "with 99.5% of one layer taken, a costs most: -0.3000 mean Dice (fold 0)"
+    assert "no case of fold 0" in prune._layers_sentence(table.assign(change=float("nan")), 0.8)
+
+
+def test_what_is_pruned_is_trained_on_with_its_zeros_and_nothing_of_an_earlier_start(
+    tmp_path: Path,
+) -> None:
+    tree = {
+        "name": "x",
+        "data": {"extra": "(path outside the project)"},
+        "train": {"epochs": 50},
+        "optim": {"lr": 0.01},
+        "transfer": {"start": ["0"], "freeze_but_last": 3, "reset_last": 2},
+    }
+    work: Any = SimpleNamespace(experiment=build_config(Experiment, tree), root=tmp_path)
+    found = prune._to_finetune(work)
+    assert found.transfer == TransferConfig(keep_zeros=True)
+    assert (found.train.epochs, found.optim.lr, found.data.extra) == (5, 0.001, "")
+    (tmp_path / "extra").mkdir()
+    work.experiment = build_config(Experiment, {**tree, "data": {"extra": "extra"}})
+    assert prune._to_finetune(work).data.extra == "extra"
+
+
+def test_zeros_cannot_be_held_in_what_starts_afresh() -> None:
+    with pytest.raises(ConfigError, match="leave keep_zeros or reset and reset_last out"):
+        build_config(Experiment, {"transfer": {"keep_zeros": True, "reset_last": 1}})
