@@ -261,9 +261,11 @@ def _dice_before(run: CrossValidation, name: str) -> float | None:
     values = []
     for fold in run.folds:
         path = run.fold_folder(fold) / f"{name}.json"
-        if path.is_file():
-            values.append(json.loads(path.read_text(encoding="utf-8"))[f"{name}/dice/mean"])
-    return float(np.mean(values)) if values else None
+        metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if f"{name}/dice/mean" not in metrics:  # a policy may leave all its cases out
+            return None
+        values.append(metrics[f"{name}/dice/mean"])
+    return float(np.mean(values))
 
 
 def _fold_mean_curves(children: Sequence[Tracker], tracker: Tracker) -> pd.DataFrame:
