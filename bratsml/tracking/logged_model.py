@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class SegmentationModel:
         Raises:
             CheckpointError: The weights are damaged, or are not ours.
         """
-        from bratsml.compute.device import choose_device
+        from bratsml.compute.device import autocast_of, choose_device
         from bratsml.config import build_config
         from bratsml.evaluation.whole_cases import Predictor
         from bratsml.experiment import Experiment
@@ -51,13 +52,15 @@ class SegmentationModel:
         output = experiment.output.build(get_scheme(experiment.data.label_scheme))
         network = experiment.build_model(output.num_channels)
         network.load_state_dict(state["model"])
-        network.to(choose_device(experiment.compute)).eval()
+        device = choose_device(experiment.compute)
+        network.to(device).eval()
         self.predictor = Predictor(
             network,
             output,
             experiment.window,
             experiment.inference,
-            modalities=experiment.data.modalities,
+            partial(autocast_of, experiment.compute, device),
+            experiment.data.modalities,
         )
 
     def predict(  # type: ignore[no-untyped-def]  # a hint would have MLflow expect lists of cases

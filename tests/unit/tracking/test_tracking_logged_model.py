@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mlflow
@@ -80,6 +81,19 @@ def test_a_loaded_model_predicts_what_the_network_does(
     assert "optimizer" not in kept
     assert kept["config"]["experiment"]["model"]["channels"] == [2, 4]
     assert [path.name for path in checkpoint.parent.iterdir()].count("best.pt") == 1
+
+
+@pytest.mark.parametrize(("precision", "is_mixed"), [("32", False), ("bf16", True)])
+def test_it_segments_in_the_precision_of_its_training(
+    predictor: Predictor, tmp_path: Path, precision: str, is_mixed: bool
+) -> None:
+    experiment = {**TREE, "compute": {"precision": precision, "device": "cpu"}}
+    state = {"config": {"experiment": experiment}, "model": predictor.model.state_dict()}
+    save_checkpoint(tmp_path / "weights.pt", state)
+    model = SegmentationModel()
+    model.load_context(SimpleNamespace(artifacts={"weights": str(tmp_path / "weights.pt")}))
+    with model.predictor.autocast():
+        assert torch.is_autocast_enabled("cpu") is is_mixed
 
 
 @pytest.mark.slow
