@@ -69,8 +69,10 @@ def soup(
     root = project_root()
     sources = _sources(runs, checkpoints, fold, root)
     store = sources.store(data)
-    for group in sources.groups:
-        sources.cases(group, store)  # what is not known is said before any work
+    for group in sources.groups:  # what cannot be done is said before any work
+        cases = sources.cases(group, store)
+        if cases.are_unseen and len({store.meta(case).patient for case in cases.ids}) == 1:
+            _accept_one_patient(group, recipe)
     tracker = open_run(
         command="soup",
         experiment_name="bratsml",
@@ -154,10 +156,8 @@ def _one_soup(
         best = _best_in_training(group)
         work = _work(group.parents[best], store, folder / group.key)
         board, loader = _board(group, best, work, cases)
-        parts = halves({c: store.meta(c).patient for c in cases.ids}, work.experiment.seed)
-        if parts is None and cases.are_unseen:
-            _accept_one_patient(group, recipe)
-        parts = parts if cases.are_unseen else None
+        patients = {case: store.meta(case).patient for case in cases.ids}
+        parts = halves(patients, work.experiment.seed) if cases.are_unseen else None
         total = recipe.most_scorings(len(group.parents), len(cases.ids), parts is not None)
         with Progress(console=console) as progress:
             task = progress.add_task(f"{group.title}: scoring", total=total)

@@ -22,7 +22,7 @@ from bratsml.labels import get_scheme
 from bratsml.training.checkpoint import load_checkpoint, save_checkpoint
 from bratsml.workflows import soup as command
 from bratsml.workflows.soup_choice import Recipe, Scoreboard, halves, judge
-from bratsml.workflows.soup_ingredients import Group, Parent, Sources, from_files
+from bratsml.workflows.soup_ingredients import Cases, Group, Parent, Sources, from_files
 from bratsml.workflows.soup_report import mean_over_regions
 
 
@@ -245,3 +245,17 @@ def test_the_mean_over_regions_leaves_out_what_has_no_score() -> None:
     assert means["case"].tolist() == ["b", "a"]
     assert means["dice"].tolist() == pytest.approx([0.4, 0.9])
     assert set(means["region"]) == {"mean"}
+
+
+def test_one_patient_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = {"fold_0": ("a", "b"), "fold_1": ("c", "d")}  # c and d are visits of one patient
+    store = SimpleNamespace(meta=lambda case: SimpleNamespace(patient=case.replace("d", "c")))
+    sources = SimpleNamespace(
+        groups=[Group(key, ()) for key in cases],
+        store=lambda data: store,
+        cases=lambda group, store: Cases(cases[group.key], (), True, 0),
+    )
+    monkeypatch.setattr(command, "_sources", lambda *_: sources)
+    monkeypatch.setattr(command, "open_run", lambda **_: pytest.fail("work has begun"))
+    with pytest.raises(ConfigError, match="fold 1 validates on one patient"):
+        command.soup([], [], "", "", "greedy", "")
