@@ -25,10 +25,10 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not slow and not real_data" tests/unit tests/contracts tests/properties tests/architecture
+	$(BIN)/pytest -n auto --dist loadfile -m "not slow and not real_data" tests/unit tests/contracts tests/properties tests/architecture
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 format: install
 	$(BIN)/ruff format .
