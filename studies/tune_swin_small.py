@@ -22,7 +22,7 @@ STUDY = StudyPlan(
     ),
     sampler=SamplerConfig(kind="tpe", startup_trials=3),
     pruner=PrunerConfig(kind="median", startup_trials=3),
-    budget=Budget(trials=5, vram_gb=8.0, reruns=1, seeds=1),
+    budget=Budget(trials=4, vram_gb=8.0, reruns=1, seeds=1),
     folds=1,
     phantom=Smaller(
         changes={"loader": {"samples_per_epoch": 4, "patch": [64, 32, 32]}, "split": {"folds": 9}},
