@@ -292,7 +292,18 @@ def _report_shares(work: OutOfFold, plan: Plan, tracker: Tracker) -> None:
         metrics = {name: value for name, value in metrics.items() if "/dice/" in name}
         metrics["pruned/megabytes"] = sizes[sizes["share"] == share]["megabytes"].mean()
         tracker.log_metrics(metrics, step=round(100 * float(share)))
-    tracker.describe("\n".join(f"- {line}" for line in sentences))
+    tracker.describe(_description(sentences))
+
+
+def _description(sentences: Sequence[str]) -> str:
+    return "\n".join(
+        [
+            *(f"- {line}" for line in sentences),
+            "",
+            "Each fold's checkpoint was chosen on these cases with all its weights, which favours "
+            f"the whole network a little. Metrics: {METRIC_VERSION}.",
+        ]
+    )
 
 
 def _shortened(table: pd.DataFrame) -> pd.DataFrame:

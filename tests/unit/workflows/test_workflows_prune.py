@@ -13,6 +13,7 @@ from bratsml.config import build_config
 from bratsml.errors import ConfigError
 from bratsml.experiment import Experiment
 from bratsml.figures.prune import pruning_figure, sensitivity_figure
+from bratsml.metrics import METRIC_VERSION
 from bratsml.training.transfer import TransferConfig
 from bratsml.workflows import prune
 from bratsml.workflows.prune import Plan, parse_plan, share_table
@@ -92,3 +93,9 @@ def test_what_is_pruned_is_trained_on_with_its_zeros_and_nothing_of_an_earlier_s
 def test_zeros_cannot_be_held_in_what_starts_afresh() -> None:
     with pytest.raises(ConfigError, match="leave keep_zeros or reset and reset_last out"):
         build_config(Experiment, {"transfer": {"keep_zeros": True, "reset_last": 1}})
+
+
+def test_the_run_says_whom_its_cases_favour() -> None:
+    text = prune._description(["a tie"])
+    assert text.startswith("- a tie\n\nEach fold's checkpoint was chosen on these cases")
+    assert METRIC_VERSION in text
