@@ -73,11 +73,6 @@ class SwinUNETRConfig(Config):
                 f"patch {list(patch)} does not suit swinunetr: sides must be multiples of "
                 f"{SIDE_FACTOR}, and one of them {2 * SIDE_FACTOR} or more"
             )
-        if all(side == SIDE_FACTOR for side in patch):
-            raise ConfigError(
-                f"patch {list(patch)} is too small for swinunetr: one voxel is left after five "
-                "halvings, which instance norm cannot take; make a side 64"
-            )
 
     def check_device(self, device: torch.device) -> None:
         """Refuse an attention that cannot train on that device.
