@@ -94,6 +94,11 @@ def is_working(process: psutil.Process) -> bool:
         return False
 
 
+def begun_in(project: Path) -> set[Path]:
+    """Records of the runs that sweeps have begun."""
+    return set(project.glob("outputs/sweep-unet-*/combination_*/run.json"))
+
+
 @pytest.mark.timeout(600)
 def test_a_sweep_killed_in_the_middle_goes_on_in_the_same_runs(
     project: Path, raw_cases: Path, client: mlflow.MlflowClient, tmp_path: Path
@@ -103,6 +108,7 @@ def test_a_sweep_killed_in_the_middle_goes_on_in_the_same_runs(
         "--command", "train", "--data", str(raw_cases), "--set", f"{SMALL} train.epochs=8",
     ]  # fmt: skip
     options = {"cwd": project, "env": environment(), "text": True}
+    before = begun_in(project)  # by the tests above
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, **options)
     progress = "outputs/train-unet-*/progress.json"
     wait_for(lambda: any(project.glob(progress)))
@@ -110,8 +116,8 @@ def test_a_sweep_killed_in_the_middle_goes_on_in_the_same_runs(
     first.send_signal(signal.SIGKILL)
     first.wait()
     queue_file = next(project.glob("outputs/sweep-unet-*/queue.json"), None)
-    files = list(project.glob("outputs/sweep-unet-*/combination_*/run.json"))
-    begun = json.loads(files[-1].read_text())["run_id"]
+    (file,) = begun_in(project) - before
+    begun = json.loads(file.read_text())["run_id"]
     # at once, while the training that was left alone still saves
     second = subprocess.run(command, capture_output=True, timeout=500, check=False, **options)
     assert second.returncode == 0, second.stdout + second.stderr
