@@ -166,7 +166,8 @@ class JobQueue:
         """Take note of what has ended, call off what takes too long, start what may start."""
         for entry in self._in("running"):
             is_unknown = not entry.handle and entry.key not in self._ours
-            if is_unknown and not self.submitter.is_here:
+            has_ended = Word.of(self.jobs[entry.key].record.parent) is not None
+            if is_unknown and not has_ended and not self.submitter.is_here:
                 self._submit(entry)  # killed while it was handed over: it may run or not
                 continue
             ending = self.submitter.poll(entry.handle) if entry.handle else Ending(None)

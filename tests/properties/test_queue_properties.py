@@ -97,6 +97,7 @@ EVENTS = st.lists(
 
 @settings(deadline=None, max_examples=150)
 @example(events=[("step", 0), ("kill in save", 0), ("mistake", 0)], outlive=False, timeout=None)
+@example(events=[("kill in submit", 0), ("finish", 0)], outlive=True, timeout=None)
 @given(events=EVENTS, outlive=st.booleans(), timeout=st.sampled_from([None, 1.0]))
 def test_every_job_is_accounted_for_exactly_once(
     events: list[tuple[str, int]], outlive: bool, timeout: float | None
