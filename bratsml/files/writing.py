@@ -1,4 +1,4 @@
-"""Writing files so that a crash never leaves half of one, and reading them back checked."""
+"""Writing files so that a crash never leaves half of one."""
 
 from __future__ import annotations
 
@@ -6,37 +6,35 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
 from bratsml.errors import ResourceError
-
-HASH_BLOCK_BYTES = 1 << 20
+from bratsml.files.temporaries import temporary_file
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, fsync it, then rename it over ``path``.
 
-    The old content of ``path`` stays intact whatever happens before the rename.
+    The old content of ``path`` stays intact whatever happens before the rename. The file's mode is
+    what the user's umask makes of any new file.
 
     Raises:
         ResourceError: No space left, or the folder cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary, descriptor = temporary_file(path)
     except OSError as error:
         raise _resource_error(path, error) from error
-    temporary = Path(name)
     try:
+        # Renamed while open: once closed it would count as abandoned.
         with os.fdopen(descriptor, "wb") as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
+            temporary.replace(path)
         fsync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -59,15 +57,6 @@ def write_text(path: Path, content: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Atomically replace ``path`` by ``content`` as indented JSON; NaN and infinity are refused."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
-def sha256_of(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in blocks."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(HASH_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def sha256_of_json(content: Any) -> str:
