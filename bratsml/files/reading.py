@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import stat
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
+
+from bratsml.files.names import printable
 
 HASH_BLOCK_BYTES = 1 << 20
 TEXT_LIMIT_BYTES = 64 << 20
 """More than any text this package writes or expects: a store index of 100,000 cases has 10 MB."""
+
+END_LIMIT_BYTES = 1 << 16
 
 _KINDS = (
     (stat.S_ISDIR, "a folder"),
@@ -37,8 +42,8 @@ class FileTooLargeError(OSError):
     """The file holds more than its reader takes; ``strerror`` gives both sizes."""
 
 
-def open_file(path: Path) -> IO[bytes]:
-    """Open an ordinary file for reading; a link is followed.
+def open_file(path: Path) -> io.BufferedReader:
+    """Open an ordinary file for reading bytes; a link is followed.
 
     Raises:
         NotAFileError: It is something else; nothing was opened or read.
@@ -99,11 +104,40 @@ def read_json(path: Path, limit: int = TEXT_LIMIT_BYTES) -> Any:
         ...     read_json(path)
         {'lr': 0.001}
     """
-    text = read_text(path, limit)
+    return parse_json(read_text(path, limit))
+
+
+def parse_json(text: str) -> Any:
+    """The content of JSON text.
+
+    Raises:
+        ValueError: Not JSON, a name given twice in one object, nested too deeply for the parser, or
+            a number too long; half a sentence that says so.
+
+    Example:
+        >>> parse_json('{"fold": 0, "fold": 1}')
+        Traceback (most recent call last):
+        ...
+        ValueError: names 'fold' twice
+    """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_without_repeats)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"is not valid JSON ({error})") from None
+
+
+def read_end(path: Path, limit: int = END_LIMIT_BYTES) -> str:
+    """The last bytes of a text file such as a log, what is not UTF-8 replaced.
+
+    Raises:
+        OSError: As :func:`open_file`.
+    """
+    with open_file(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        stream.seek(max(0, size - limit))
+        return stream.read(limit).decode("utf-8", "replace")
 
 
 def sha256_of(path: Path) -> str:
@@ -117,6 +151,18 @@ def sha256_of(path: Path) -> str:
         while block := stream.read(HASH_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs; of two equal names the parser would keep the last in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise ValueError(f"names '{printable(name, 60)}' twice")
+            seen.add(name)
+    return found
 
 
 def _require_ordinary(mode: int, path: Path) -> None:

@@ -10,7 +10,9 @@ from bratsml.files import (
     FileTooLargeError,
     NotAFileError,
     open_file,
+    parse_json,
     read_bytes,
+    read_end,
     read_json,
     read_text,
     sha256_of,
@@ -71,3 +73,26 @@ def test_the_hash_is_that_of_the_content(tmp_path: Path) -> None:
     # FIPS 180-2, appendix B.1
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_of(path) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"a": 1, "a": 2}', "names 'a' twice"),
+        ('[{"b": {"\\u202e": 1, "\\u202e": 2}}]', r"names '\u202e' twice"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a":' * 100_000, "nested too deeply"),
+        ("{'a': 1}", "not valid JSON"),
+    ],
+)
+def test_json_says_what_is_wrong_with_it(text: str, told: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_json(text)
+    assert told in str(caught.value)
+
+
+def test_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_bytes(b"x" * 100 + b"\xff\nlast")
+    assert read_end(path, 6) == "\ufffd\nlast"
+    assert read_end(path).endswith("last")
