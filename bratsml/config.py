@@ -16,6 +16,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bratsml.errors import ConfigError
+from bratsml.files import parse_yaml, printable, read_yaml_file
+
+_LONGEST_SHOWN = 80
 
 Tree = dict[str, Any]
 """A configuration as nested dictionaries, lists and scalars, as YAML holds it."""
@@ -36,17 +39,6 @@ class Config(BaseModel):
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which ``1e-3`` is a number (YAML 1.1 reads it as text)."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
 def read_yaml(path: Path) -> Tree:
     """The mapping in a YAML file.
 
@@ -54,12 +46,14 @@ def read_yaml(path: Path) -> Tree:
         ConfigError: No such file, not YAML, or not a mapping.
     """
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        tree = read_yaml_file(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
         raise ConfigError(f"{path} cannot be read ({reason}); check the name") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} {error}") from error
+    if tree is None:
+        raise ConfigError(f"{path} is empty; it must hold settings as 'name: value'")
     if not isinstance(tree, dict):
         raise ConfigError(
             f"{path} must hold settings as 'name: value', found {type(tree).__name__}"
@@ -85,11 +79,11 @@ def parse_assignments(text: str | Iterable[str]) -> Tree:
     for piece in pieces:
         name, equals, value = piece.partition("=")
         if not equals or not re.fullmatch(r"[A-Za-z_]\w*(\.\w+)*", name):
-            raise ConfigError(f"override {piece!r} is not of the form name=value")
+            raise ConfigError(f"override {as_typed(piece)} is not of the form name=value")
         try:
-            parsed = yaml.load(value, Loader=_Loader)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"override {piece!r} has a value that is not valid YAML") from error
+            parsed = parse_yaml(value)
+        except ValueError as error:
+            raise ConfigError(f"the value of override {as_typed(piece)} {error}") from error
         _plant(tree, name.split("."), parsed)
     return tree
 
@@ -158,6 +152,14 @@ def differences(old: Config, new: Config) -> list[str]:
     ]
 
 
+def as_typed(value: Any) -> str:
+    """A value as it is typed, cut to what fits into a sentence."""
+    try:
+        return printable(repr(value), _LONGEST_SHOWN)
+    except ValueError:  # Python does not print whole numbers of thousands of digits
+        return "a number of thousands of digits"
+
+
 def _plant(tree: Tree, path: list[str], value: Any) -> None:
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
@@ -179,7 +181,7 @@ def _explain(cls: type[Config], error: ValidationError) -> str:
             return f"unknown setting {name!r} for this kind; another kind has it"
         return f"unknown setting {name!r}" + (f"; did you mean {hint!r}?" if hint else "")
     received = first.get("input")
-    shown = "" if isinstance(received, Mapping) else f", received {received!r}"
+    shown = "" if isinstance(received, Mapping) else f", received {as_typed(received)}"
     reason = first["msg"].removeprefix("Value error, ")
     return f"setting {name!r}: {reason}{shown}" if name else f"{reason}"
 

@@ -24,6 +24,7 @@ from pydantic import Field
 
 from bratsml.config import Config
 from bratsml.errors import BratsmlError, CheckpointError, ConfigError, DataError
+from bratsml.files import read_end
 
 POLL_SECONDS = 0.2
 KILL_AFTER_SECONDS = 120.0
@@ -100,7 +101,7 @@ class Outcome:
     def last_line(self) -> str:
         """Last line of the job's log that says something, or why there is none."""
         try:
-            lines = self.job.log.read_text(encoding="utf-8", errors="replace").split("\n")
+            lines = read_end(self.job.log).split("\n")
         except OSError:
             lines = []
         said = [line.strip() for line in lines if line.strip()]

@@ -8,7 +8,6 @@ any more waits again.
 
 from __future__ import annotations
 
-import json
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +29,7 @@ from bratsml.compute.launcher import (
 from bratsml.compute.submit import WORD_FILE, Ending, Submitter, Word
 from bratsml.config import Config
 from bratsml.errors import ResourceError
-from bratsml.files import write_json
+from bratsml.files import read_json, write_json
 
 State = Literal["waiting", "running", "finished", "failed", "timed out", "stopped"]
 STATES: tuple[State, ...] = ("waiting", "running", "finished", "failed", "timed out", "stopped")
@@ -197,7 +196,7 @@ class JobQueue:
         if not self.path.is_file():
             return [Entry(key=key) for key in self.jobs]
         try:
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            content = read_json(self.path)
             entries = [Entry.model_validate(tree) for tree in content["entries"]]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ResourceError(

@@ -17,7 +17,7 @@ import psutil
 
 from bratsml.compute.launcher import Job, ProcessLauncher, run_here
 from bratsml.config import Config
-from bratsml.files import write_json
+from bratsml.files import read_text, write_json
 
 WORD_FILE = "ended.json"
 
@@ -41,7 +41,7 @@ class Word(Config):
     def of(cls, job_folder: Path) -> Word | None:
         """What the job said, or ``None`` when it could not say anything."""
         try:
-            text = (job_folder / WORD_FILE).read_text(encoding="utf-8")
+            text = read_text(job_folder / WORD_FILE)
             return cls.model_validate_json(text)
         except (OSError, ValueError):
             return None

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from bratsml.config import as_typed
 from bratsml.data.split import Split, listed, read_json
 from bratsml.errors import ConfigError
 
@@ -107,7 +108,7 @@ def _from_datalist(content: Mapping[str, Any], source: str, known_ids: set[str])
 def _from_assignment(fold_of: Mapping[str, int], test: tuple[str, ...], source: str) -> Split:
     numbers = sorted(set(fold_of.values()) - {TRAINING_ONLY})
     if not numbers or numbers != list(range(len(numbers))):
-        found = ", ".join(map(str, numbers)) or "none"
+        found = listed([as_typed(number) for number in numbers]) or "none"
         raise ConfigError(
             f"folds of {source} must count 0, 1, 2, ... (and -1: training only), found {found}"
         )

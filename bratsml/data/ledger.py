@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from bratsml.config import Config
 from bratsml.data.cases import CaseFiles
 from bratsml.errors import ConfigError, DataError
-from bratsml.files import write_json
+from bratsml.files import read_json, read_text, write_json
 
 LEDGER_FILE = ".ledger.json"
 MANIFEST_FILE = "SHA256SUMS"
@@ -68,7 +67,7 @@ def file_stamp(path: Path) -> tuple[int, int, int]:
 def read_ledger(store: Path) -> dict[str, CaseRecord]:
     """Case id to record; empty when there is none or it is damaged (work is then only redone)."""
     try:
-        tree = json.loads((store / LEDGER_FILE).read_text(encoding="utf-8"))
+        tree = read_json(store / LEDGER_FILE)
         return {case_id: CaseRecord.model_validate(entry) for case_id, entry in tree.items()}
     except (OSError, ValueError, AttributeError):
         return {}
@@ -86,7 +85,7 @@ def read_manifest(path: Path) -> dict[Path, str]:
         ConfigError: Unreadable, or a line is not ``<sha256>  <file>``.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"manifest {path.name} cannot be read; check its name") from error
     expected: dict[Path, str] = {}

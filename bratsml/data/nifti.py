@@ -18,6 +18,7 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from bratsml import files
 from bratsml.data.header import HEADER_BYTES, MAX_DATA_BYTES, Header, HeaderFault, parse_header
 from bratsml.data.inflate import unpack_whole
 from bratsml.errors import DataError
@@ -61,15 +62,10 @@ def read_bytes(path: Path, case_id: str) -> bytes:
         DataError: Missing, unreadable, or larger than any volume accepted.
     """
     try:
-        size = path.stat().st_size
-        if size > MAX_DATA_BYTES + (1 << 20):
-            raise DataError(
-                case_id,
-                path.name,
-                f"is {size / 2**20:,.0f} MB, more than the {MAX_DATA_BYTES >> 20} MB allowed",
-                "check that it is one MRI volume",
-            )
-        return path.read_bytes()
+        return files.read_bytes(path, MAX_DATA_BYTES + (1 << 20))
+    except files.FileTooLargeError as error:
+        reason = str(error.strerror)
+        raise DataError(case_id, path.name, reason, "check that it is one MRI volume") from error
     except OSError as error:
         reason = f"cannot be read ({error.strerror or 'input error'})"
         raise DataError(case_id, path.name, reason, "check the file and its permissions") from error

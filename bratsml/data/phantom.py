@@ -32,7 +32,7 @@ from bratsml.data.phantom_anatomy import (
 )
 from bratsml.data.phantom_scan import scan
 from bratsml.errors import ConfigError
-from bratsml.files import sha256_of, write_bytes, write_json
+from bratsml.files import read_json, sha256_of, write_bytes, write_json
 from bratsml.geometry import Affine, Array, Shape
 from bratsml.labels import get_scheme
 
@@ -252,7 +252,7 @@ def _decathlon_description(case_ids: list[str]) -> bytes:
 def _read_ledger(out: Path) -> dict[str, Any]:
     """The record of an earlier set; without files when there is none that can be read."""
     try:
-        ledger = json.loads((out / LEDGER).read_text(encoding="utf-8"))
+        ledger = read_json(out / LEDGER)
     except (OSError, ValueError):
         ledger = None
     usable = isinstance(ledger, dict) and isinstance(ledger.get("files"), dict)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
 from bratsml.errors import DataError
-from bratsml.files import write_text
+from bratsml.files import printable, read_text, rows_as_csv, write_text
 
 COLUMNS = ("case", "file", "reason", "remedy")
 
@@ -18,9 +16,14 @@ def write_rejected(path: Path, errors: Iterable[DataError]) -> None:
 
     With no error the file holds its header only, so that an old list never outlives its cause.
     """
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows((e.case, e.file, e.reason, e.remedy) for e in errors)
-    if not path.is_file() or path.read_text(encoding="utf-8") != table.getvalue():
-        write_text(path, table.getvalue())
+    rows = [[*map(printable, (e.case, e.file, e.reason, e.remedy))] for e in errors]
+    text = rows_as_csv(COLUMNS, rows)
+    if _content(path) != text:
+        write_text(path, text)
+
+
+def _content(path: Path) -> str | None:
+    try:
+        return read_text(path)
+    except (OSError, ValueError):
+        return None

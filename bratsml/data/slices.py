@@ -16,7 +16,7 @@ import numpy as np
 
 from bratsml.data.store import CASES_FOLDER, Store
 from bratsml.errors import ResourceError
-from bratsml.files import write_atomically
+from bratsml.files import array_header, open_file, write_atomically
 from bratsml.geometry import Array
 
 THIN = 16
@@ -93,14 +93,13 @@ def _read(path: Path, by_slice: Array, low: int, high: int) -> Array | None:
     """
     slices = np.empty((high - low, *by_slice.shape[1:]), by_slice.dtype)
     try:
-        with path.open("rb", buffering=0) as stream:
-            np.lib.format.read_magic(stream)
-            shape, in_columns, dtype = np.lib.format.read_array_header_1_0(stream)
+        with open_file(path) as stream:
+            shape, in_columns, dtype = array_header(stream)
             if (shape, in_columns, dtype) != (by_slice.shape, False, by_slice.dtype):
                 return None
             stream.seek(low * int(by_slice[:1].nbytes), 1)
             got = stream.readinto(slices.reshape(-1).view(np.uint8).data)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError):
         return None
     return slices if got == slices.nbytes else None
 

@@ -6,7 +6,6 @@ returns one.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from bratsml.config import Tree
+from bratsml import files
+from bratsml.config import Tree, as_typed
 from bratsml.data.stratify import CaseLike
 from bratsml.errors import ConfigError
 from bratsml.files import sha256_of_json, write_json
@@ -102,7 +102,11 @@ class Split:
         """
         unknown = sorted(set(tree) - {"format", "test", "folds", "training_only", "hash"})
         if tree.get("format", SPLIT_FORMAT) != SPLIT_FORMAT or unknown:
-            found = f"the key {unknown[0]!r}" if unknown else f"format {tree['format']!r}"
+            found = (
+                f"the key {as_typed(unknown[0])}"
+                if unknown
+                else f"format {as_typed(tree['format'])}"
+            )
             raise ConfigError(f"{source} holds {found}; expected folds, test and training_only")
         folds = tree.get("folds")
         if not isinstance(folds, list) or not folds:
@@ -180,12 +184,14 @@ def read_json(path: Path) -> Any:
         ConfigError: It cannot be read or is not JSON.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.read_json(path)
     except OSError as error:
         reason = error.strerror or "not readable"
         raise ConfigError(f"{path} cannot be read ({reason}); check the name") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not valid JSON: it is not text in UTF-8") from error
     except ValueError as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+        raise ConfigError(f"{path} {error}") from error
 
 
 def listed(names: Sequence[str], separator: str = ", ") -> str:

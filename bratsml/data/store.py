@@ -8,7 +8,6 @@ unfinished.
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +26,15 @@ from bratsml.data.cases import MODALITIES
 from bratsml.data.meta import CaseMeta, Intensity
 from bratsml.data.recipes import RecipeConfig
 from bratsml.errors import ConfigError, DataError, ResourceError
-from bratsml.files import fsync_folder, sha256_of_json, write_atomically, write_text
+from bratsml.files import (
+    fsync_folder,
+    open_array,
+    read_json,
+    read_text,
+    sha256_of_json,
+    write_atomically,
+    write_text,
+)
 from bratsml.geometry import Array
 
 __all__ = ["CaseMeta", "Intensity", "Store", "StoreIndex", "read_case_meta", "write_case"]
@@ -85,8 +92,7 @@ class Store:
             DataError: Not a store, unfinished, damaged, or of another format.
         """
         try:
-            tree = json.loads((path / STORE_FILE).read_text(encoding="utf-8"))
-            index = StoreIndex.model_validate(tree)
+            index = StoreIndex.model_validate(read_json(path / STORE_FILE))
         except (OSError, UnicodeDecodeError) as error:
             reason = "is not a finished store"
             raise DataError(path.name, STORE_FILE, reason, _REDO) from error
@@ -175,11 +181,9 @@ class Store:
     def _map(self, case_id: str, name: str) -> np.memmap[Any, np.dtype[Any]]:
         self._require(case_id)
         try:
-            array = np.load(self.path / CASES_FOLDER / case_id / name, mmap_mode="r")
-        except (OSError, ValueError, EOFError) as error:
+            return open_array(self.path / CASES_FOLDER / case_id / name)
+        except (OSError, ValueError) as error:
             raise DataError(case_id, name, "is missing or damaged in the store", _REDO) from error
-        assert isinstance(array, np.memmap)
-        return array
 
     def _require(self, case_id: str) -> None:
         if case_id not in self.index.cases:
@@ -193,7 +197,7 @@ def read_case_meta(path: Path, case_id: str) -> CaseMeta:
         DataError: Missing or damaged.
     """
     try:
-        text = (path / CASES_FOLDER / case_id / META_FILE).read_text(encoding="utf-8")
+        text = read_text(path / CASES_FOLDER / case_id / META_FILE)
         return CaseMeta.model_validate_json(text)
     except (OSError, ValueError) as error:
         raise DataError(case_id, META_FILE, "is missing or damaged in the store", _REDO) from error

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bratsml.errors import ResourceError
+from bratsml.files import open_array
 from bratsml.geometry import CropBox, Shape
 
 Probabilities = npt.NDArray[np.float32]
@@ -133,7 +134,7 @@ class MemberVolumes:
         first, last = max(place.start, offset[0]), min(place.stop, offset[0] + size[0])
         if first >= last:
             return
-        kept = np.load(member.path, mmap_mode="r")
+        kept = open_array(member.path)
         target[
             :,
             first - place.start : last - place.start,

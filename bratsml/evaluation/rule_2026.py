@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from bratsml.errors import ConfigError, DataError, ResourceError
+from bratsml.files import read_table
 
 CHALLENGES: Mapping[str, str] = {
     "brats2026-gli": "gli",
@@ -79,7 +80,7 @@ def score_by_rule_2026(
         folders = ["--ref_path", str(references), "--pred_path", str(predictions)]
         _run([evaluate, *settings, *folders], summary)
         _run([parse, "seg", "--json_path", str(summary), "--output_csv_path", str(scores)], scores)
-        wide = pd.read_csv(scores)
+        wide = read_table(scores, ("subject_id",))
     table = _case_table(wide[~wide["subject_id"].isin(_SUMMARIES)])
     expected = {_case_of(path.name) for path in references.glob("*.nii.gz")}
     unscored = sorted(expected - set(table["case"]))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bratsml.data.pool import usable_cores
+from bratsml.files import read_end, read_text
 
 GIT_SECONDS = 10.0
 PACKAGES_IN_TAGS = ("torch", "monai", "mlflow", "numpy", "lightning-fabric")
@@ -88,7 +89,7 @@ def hardware() -> dict[str, Any]:
 def processor() -> str:
     """Model name of the processor, or the machine type where it is not told."""
     try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        text = read_end(Path("/proc/cpuinfo"))
     except OSError:
         return platform.processor() or platform.machine()
     found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
@@ -105,7 +106,7 @@ def _gpu_names() -> list[str]:
 
 def _gpu_driver() -> str | None:
     try:
-        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
+        text = read_text(Path("/proc/driver/nvidia/version"))
     except OSError:
         return None
     found = re.search(r"Kernel Module(?: for \S+)?\s+([\d.]+)", text)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import yaml
 
 from bratsml.errors import CheckpointError, DataError
-from bratsml.files import write_text
+from bratsml.files import read_yaml_file, write_text
 from bratsml.tracking.environment import package_versions
 from bratsml.tracking.runs import BEST
 from bratsml.tracking.tracker import Tracker
@@ -152,7 +152,7 @@ def save_model(checkpoint: Path, folder: Path) -> None:
 
 def _leave_out_folders(description: Path) -> None:
     """Take out where the parts lay on this machine; MLflow needs only their place in the model."""
-    tree = yaml.safe_load(description.read_text(encoding="utf-8"))
+    tree = read_yaml_file(description)
     flavor = tree["flavors"]["python_function"]
     flavor["model_code_path"] = Path(flavor["model_code_path"]).name
     for artifact in flavor["artifacts"].values():

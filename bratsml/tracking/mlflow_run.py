@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bratsml.errors import ConfigError, TrackingError
+from bratsml.files import parse_json, table_as_csv
 from bratsml.tracking.delivery import RunDelivery, RunIdentity, last_steps, translated
 from bratsml.tracking.names import (
     LONGEST_VALUE,
@@ -138,7 +139,7 @@ class MlflowTracker:
 
     def log_table(self, table: pd.DataFrame, name: str) -> None:
         """Keep ``name.csv`` and ``name.parquet``."""
-        self._log_bytes(table.to_csv(index=False).encode(), f"{name}.csv")
+        self._log_bytes(table_as_csv(table).encode(), f"{name}.csv")
         # Parquet wants text as column names
         named = table.set_axis([str(column) for column in table.columns], axis="columns")
         self._log_bytes(named.to_parquet(index=False), f"{name}.parquet")
@@ -251,8 +252,8 @@ class MlflowTracker:
             raise TrackingError(f"run {self.run_id} cannot be opened: {error}") from error
         if run is not None:
             self._params = dict(run.data.params)
-            self._raw_params = set(json.loads(run.data.tags.get(RAW_PARAMS, "[]")))
-            self._not_finite = json.loads(run.data.tags.get(NOT_FINITE, "{}"))
+            self._raw_params = set(parse_json(run.data.tags.get(RAW_PARAMS, "[]")))
+            self._not_finite = parse_json(run.data.tags.get(NOT_FINITE, "{}"))
             self._delivery.logged = last_steps(run)
             self.last_step = self._delivery.logged.get(CURVE, -1)
         return run

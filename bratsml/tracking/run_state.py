@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from bratsml.files import read_text
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
@@ -52,7 +54,7 @@ def this_host() -> str:
     """A short hash that stays the same on this machine (or in this container)."""
     text = socket.gethostname()
     with contextlib.suppress(OSError):
-        text += Path("/etc/machine-id").read_text(encoding="utf-8")
+        text += read_text(Path("/etc/machine-id"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
@@ -60,7 +62,7 @@ def this_host() -> str:
 def this_boot() -> str:
     """A short hash that changes when the machine starts anew."""
     try:
-        text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")
+        text = read_text(Path("/proc/sys/kernel/random/boot_id"))
     except OSError:
         text = str(round(psutil.boot_time(), -1))
     return hashlib.sha256(text.encode()).hexdigest()[:12]

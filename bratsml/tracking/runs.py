@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 import urllib.parse
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pandas as pd
 
 from bratsml.errors import TrackingError
+from bratsml.files import read_json, read_table
 from bratsml.tracking.delivery import models_of, translated
 from bratsml.tracking.outbox import RefusedError, StoreAwayError
 from bratsml.tracking.run_state import COMMAND, KEY, PARENT
@@ -138,7 +138,7 @@ def read_json_artifact(run: RecordedRun, name: str, root: Path | None = None) ->
     Raises:
         TrackingError: The run has no such artifact, or it is not JSON.
     """
-    return read_artifact(run, name, root, lambda path: json.loads(path.read_text(encoding="utf-8")))
+    return read_artifact(run, name, root, read_json)
 
 
 def read_table_artifact(run: RecordedRun, name: str, root: Path | None = None) -> pd.DataFrame:
@@ -147,7 +147,7 @@ def read_table_artifact(run: RecordedRun, name: str, root: Path | None = None) -
     Raises:
         TrackingError: The run has no such artifact, or it is not a table.
     """
-    return read_artifact(run, name, root, pd.read_csv)
+    return read_artifact(run, name, root, read_table)
 
 
 def read_artifact(
@@ -162,7 +162,7 @@ def read_artifact(
     try:
         with translated(), tempfile.TemporaryDirectory() as folder:
             return read(Path(store.client.download_artifacts(run.run_id, name, folder)))
-    except (RefusedError, StoreAwayError, ValueError) as error:
+    except (RefusedError, StoreAwayError, OSError, ValueError) as error:
         raise TrackingError(
             f"run {run.run_id} ({run.name}) has no readable {name}; name another run"
         ) from error

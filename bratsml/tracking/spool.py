@@ -12,13 +12,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from bratsml.files import write_bytes
+from bratsml.files import parse_json, read_bytes, write_bytes
 
 Entry = dict[str, Any]
 """One thing to record, as JSON; ``kind`` says what."""
 
 ENTRIES_FILE = "entries.jsonl"
 FILES_FOLDER = "files"
+_LONGEST_BYTES = 1 << 30
 
 
 class Spool:
@@ -92,13 +93,13 @@ class Spool:
 
 def _read(path: Path) -> list[Entry]:
     try:
-        lines = path.read_bytes().splitlines(keepends=True)
+        lines = read_bytes(path, _LONGEST_BYTES).splitlines(keepends=True)
     except FileNotFoundError:
         return []
     entries: list[Entry] = []
     for line in lines:
         try:
-            entry = json.loads(line)
+            entry = parse_json(line.decode())
         except ValueError:
             entry = None
         if isinstance(entry, dict) and "kind" in entry and line.endswith(b"\n"):

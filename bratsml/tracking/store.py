@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bratsml.errors import TrackingError
+from bratsml.files import read_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,7 +57,7 @@ def project_root(start: Path | None = None) -> Path:
 def is_project(folder: Path) -> bool:
     """Whether the folder holds this project's MLproject."""
     try:
-        text = (folder / PROJECT_FILE).read_text(encoding="utf-8")
+        text = read_text(folder / PROJECT_FILE)
     except (OSError, UnicodeDecodeError):
         return False
     return bool(re.search(rf"^name:\s*['\"]?{PROJECT_NAME}['\"]?\s*(#.*)?$", text, re.MULTILINE))

@@ -22,7 +22,7 @@ import torch
 
 from bratsml.config import flatten
 from bratsml.errors import CheckpointError, ResourceError
-from bratsml.files import sha256_of, write_bytes, write_text
+from bratsml.files import read_end, sha256_of, write_bytes, write_text
 
 FORMAT = 1
 State = dict[str, Any]
@@ -212,7 +212,7 @@ def _write(path: Path, content: bytes) -> None:
     """The hash first: until the file follows, the old one is on record under its second name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     _require_space(path.parent, len(content))
-    old = _sidecar(path).read_text() if _sidecar(path).is_file() else ""
+    old = read_end(_sidecar(path)) if _sidecar(path).is_file() else ""
     line = f"{hashlib.sha256(content).hexdigest()}  {path.name}\n"
     write_text(_sidecar(path), line + "".join(f"# {kept}\n" for kept in old.splitlines()[:1]))
     write_bytes(path, content)
@@ -227,7 +227,7 @@ def _known_hashes(folder: Path) -> set[str]:
     return {
         line.lstrip("# ").split()[0]
         for sidecar in folder.glob("*.sha256")
-        for line in sidecar.read_text(encoding="utf-8", errors="replace").splitlines()
+        for line in read_end(sidecar).splitlines()
         if line.strip("# ")
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import html
 import math
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pydantic import Field
 from torch.profiler import ProfilerActivity
 
 from bratsml.config import Config
+from bratsml.files import open_file
 from bratsml.tracking.tracker import Tracker
 from bratsml.training.hooks import Hook
 
@@ -86,7 +88,8 @@ class ProfilerHook(Hook):
             plain = Path(folder) / "trace.json"
             profiler.export_chrome_trace(str(plain))
             packed = Path(folder) / "trace.json.gz"
-            packed.write_bytes(gzip.compress(plain.read_bytes(), compresslevel=6))
+            with open_file(plain) as stream, gzip.open(packed, "wb", compresslevel=6) as target:
+                shutil.copyfileobj(stream, target)
             self.tracker.log_file(packed, "profiler")
         self.tracker.log_text(table_html(profiler.key_averages()), "profiler/table.html")
 

@@ -20,7 +20,7 @@ import torch
 
 from bratsml.compute.device import ComputeConfig, count_gpus
 from bratsml.errors import ResourceError
-from bratsml.files import sha256_of_json, write_json
+from bratsml.files import parse_json, read_json, sha256_of_json, write_json
 from bratsml.tuning.memory_key import Key, takes_at_least
 
 CACHE_VARIABLE = "BRATSML_MEMORY_CACHE"
@@ -116,7 +116,7 @@ def _records(pattern: str) -> Iterator[dict[str, Any]]:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
@@ -124,5 +124,5 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _as_json(key: Key) -> Key:
     """As it comes back from a file."""
-    found: Key = json.loads(json.dumps(key))
+    found: Key = parse_json(json.dumps(key))
     return found

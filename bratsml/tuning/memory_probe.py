@@ -6,7 +6,6 @@ process of its own has nothing else on the GPU, and running out of memory harms 
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from bratsml.compute.device import choose_device, seed_everything
 from bratsml.config import build_config, with_overrides
 from bratsml.errors import BratsmlError, ResourceError
 from bratsml.experiment import Experiment
-from bratsml.files import write_json
+from bratsml.files import read_json, write_json
 from bratsml.models.attention.triton_op import KERNEL_VERSION
 from bratsml.tuning.memory_cache import find_measurement, note_measurement
 from bratsml.tuning.memory_key import key_of
@@ -106,7 +105,7 @@ def ask_probe(
             raise ResourceError(
                 f"the memory probe was stopped after {timeout_s:g} seconds; measure on an idle GPU"
             ) from error
-        content = json.loads(answer.read_text(encoding="utf-8")) if answer.is_file() else {}
+        content = read_json(answer) if answer.is_file() else {}
     if "reading" in content:
         return Reading(**content["reading"])
     lines = done.stderr.strip().splitlines()
@@ -183,7 +182,7 @@ def _name(experiment: Experiment, in_channels: int) -> list[Any]:
 def main() -> None:
     """Answer a request; every error becomes an answer."""
     request, answer = Path(sys.argv[1]), Path(sys.argv[2])
-    content = json.loads(request.read_text(encoding="utf-8"))
+    content = read_json(request)
     experiment = build_config(Experiment, content["experiment"])
     # the whole card: what is asked is how much it takes
     experiment = with_overrides(experiment, {"compute": {"vram_gb": None, "device": "cuda"}})

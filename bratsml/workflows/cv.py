@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from bratsml.data.folds import Split
 from bratsml.errors import BratsmlError, ConfigError, TrackingError
 from bratsml.evaluation.evaluate import case_table, summarize
 from bratsml.evaluation.intervals import bootstrap_mean
-from bratsml.evaluation.kept import load_probabilities
+from bratsml.evaluation.kept import kept_path, load_probabilities
 from bratsml.figures.calibration import reliability_figure
 from bratsml.figures.curves import fold_curves, fold_table_figure
 from bratsml.labels import get_scheme
@@ -40,6 +39,7 @@ from bratsml.workflows.fold import (
 )
 from bratsml.workflows.fold_board import FoldBoard
 from bratsml.workflows.fold_table import fold_table, print_fold_table
+from bratsml.workflows.records import find_record, load_scores
 from bratsml.workflows.request import Prepared, Request, prepare
 from bratsml.workflows.start import Start
 from bratsml.workflows.start_weights import StartWeights
@@ -69,7 +69,7 @@ class CrossValidation:
     def result(self, fold: int) -> dict[str, Any] | None:
         """What a finished fold left behind, or ``None``."""
         path = self.fold_folder(fold) / RESULT_FILE
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        return find_record(path) or None
 
 
 def cross_validate(request: Request, folds: str = "") -> str:
@@ -192,7 +192,7 @@ def _summarize(run: CrossValidation, outcomes: Sequence[Outcome], tracker: Track
     """Fold table, out-of-fold scores per case, fold-mean curves, description."""
     results = [run.result(fold) for fold in run.folds]
     table = pd.concat(
-        [pd.read_csv(run.fold_folder(fold) / SCORES_FILE).assign(fold=fold) for fold in run.folds],
+        [load_scores(run.fold_folder(fold) / SCORES_FILE).assign(fold=fold) for fold in run.folds],
         ignore_index=True,
     )
     summary = fold_table(table)
@@ -236,7 +236,7 @@ def _log_calibration(run: CrossValidation, tracker: Tracker) -> dict[str, float]
     for fold, cases in enumerate(run.split.folds):
         for case_id in cases:
             folder = run.fold_folder(fold) / PROBABILITIES_FOLDER
-            kept = load_probabilities(folder / f"{case_id}.npz")
+            kept = load_probabilities(kept_path(folder, case_id))
             label = store.label(case_id)
             assert label is not None  # the fold was validated on it
             reference = scheme.region_stack(np.asarray(label), output.regions)
@@ -261,7 +261,7 @@ def _dice_before(run: CrossValidation, name: str) -> float | None:
     values = []
     for fold in run.folds:
         path = run.fold_folder(fold) / f"{name}.json"
-        metrics = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        metrics = find_record(path)
         if f"{name}/dice/mean" not in metrics:  # a policy may leave all its cases out
             return None
         values.append(metrics[f"{name}/dice/mean"])

@@ -5,7 +5,6 @@ Run as ``python -m bratsml.workflows.fold record.json`` it is a job of a launche
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -32,11 +31,11 @@ from bratsml.data.loader import PatchLoader
 from bratsml.data.store import Store
 from bratsml.errors import BratsmlError
 from bratsml.evaluation.evaluate import dice_by_region, typical_cases
-from bratsml.evaluation.kept import save_probabilities
+from bratsml.evaluation.kept import kept_file, save_probabilities
 from bratsml.evaluation.whole_cases import CaseScorer, Predictor, masks_of
 from bratsml.experiment import Experiment
 from bratsml.figures.overlay import overlay_figure
-from bratsml.files import sha256_of_json, write_json, write_text
+from bratsml.files import sha256_of_json, stored_name, table_as_csv, write_json, write_text
 from bratsml.labels import LabelScheme, get_scheme
 from bratsml.losses.deep_supervision import DeepSupervision
 from bratsml.metrics import METRIC_VERSION
@@ -53,6 +52,7 @@ from bratsml.training.loop import FitResult, Validation, fit
 from bratsml.training.transfer import freeze
 from bratsml.workflows.attention_note import AttentionNote
 from bratsml.workflows.console import say
+from bratsml.workflows.records import load_record
 from bratsml.workflows.request import open_stores
 from bratsml.workflows.start_weights import StartWeights, keep_zeros, take_over
 
@@ -83,7 +83,7 @@ class FoldJob:
     @classmethod
     def load(cls, path: Path) -> FoldJob:
         """Read a record back."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        return load_record(cls, path)
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ def _log_results(work: FoldWork, model: nn.Module, result: FitResult, tracker: T
     log_segmentation_model(tracker, work.checkpoints.best_path, result.best_epoch, metrics)
     _log_kept(work, tracker)
     tracker.describe(_description(work, metrics, result))
-    write_text(work.folder / SCORES_FILE, table.to_csv(index=False))
+    write_text(work.folder / SCORES_FILE, table_as_csv(table))
     write_json(
         work.folder / RESULT_FILE,
         {
@@ -338,7 +338,7 @@ def _log_kept(work: FoldWork, tracker: Tracker) -> None:
 
 
 def _keep_probabilities(folder: Path, tracker: Tracker, case_id: str, stored: Tensor) -> None:
-    path = folder / f"{case_id}.npz"
+    path = folder / kept_file(case_id)
     save_probabilities(path, stored.numpy())
     tracker.log_file(path, PROBABILITIES_FOLDER)
 
@@ -347,7 +347,7 @@ def _log_overlays(work: FoldWork, model: nn.Module, table: pd.DataFrame, tracker
     """Pictures of the worst, median and best validation case by mean Dice over regions."""
     for place, case_id in typical_cases(table).items():
         figure = _overlay(work, model, case_id, place, dice_by_region(table, case_id))
-        tracker.log_figure(figure, f"overlays/{place}_{case_id}")
+        tracker.log_figure(figure, f"overlays/{place}_{stored_name(case_id)}")
 
 
 def _overlay(

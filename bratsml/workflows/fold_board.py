@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from bratsml.compute.launcher import Outcome
 from bratsml.tracking.tracker import Tracker
 from bratsml.workflows.console import console, duration, say
 from bratsml.workflows.fold import PROGRESS_FILE, RESULT_FILE
+from bratsml.workflows.records import epochs_in, find_record
 
 REPORT_SECONDS = 10.0
 """How often the parent run hears how far the folds are."""
@@ -93,12 +93,8 @@ class FoldBoard:
     def _epoch(self, folder: Path) -> int:
         if (folder / RESULT_FILE).is_file():
             return self.epochs
-        return int(self._state(folder).get("epoch", 0))
+        return epochs_in(self._state(folder))
 
     @staticmethod
     def _state(folder: Path) -> dict[str, float]:
-        try:
-            state: dict[str, float] = json.loads((folder / PROGRESS_FILE).read_text("utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return state
+        return find_record(folder / PROGRESS_FILE)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from rich.progress import track
 
 from bratsml.config import build_config
 from bratsml.data.folds import Split
 from bratsml.data.store import Store
 from bratsml.errors import TrackingError
-from bratsml.evaluation.kept import load_probabilities
+from bratsml.evaluation.kept import kept_file, load_probabilities, old_kept_file
 from bratsml.evaluation.whole_cases import label_map_of, masks_of, restore_probabilities
 from bratsml.experiment import Experiment
+from bratsml.files import read_yaml_file
 from bratsml.inference.postprocess import Regions
 from bratsml.labels import LabelMap, get_scheme
 from bratsml.models.output import Output
@@ -57,9 +58,7 @@ class OutOfFold:
         source = find_run(run, root) if run else latest_run("cv", root)
         if not source.children:
             raise TrackingError(f"run {source.run_id} has no folds; name a finished cv run")
-        tree = read_artifact(
-            source, "experiment.yaml", root, lambda path: yaml.safe_load(path.read_text("utf-8"))
-        )
+        tree = read_artifact(source, "experiment.yaml", root, read_yaml_file)
         experiment = build_config(Experiment, tree, "experiment.yaml of the run")
         store = store_of_run(source, data, experiment, root)
         split = Split.from_tree(read_json_artifact(source, "split.json", root))
@@ -100,8 +99,15 @@ class OutOfFold:
         return child
 
     def _kept(self, fold: int, case_id: str) -> np.ndarray:
-        name = f"{PROBABILITIES_FOLDER}/{case_id}.npz"
-        return read_artifact(self.fold_run(fold), name, self.root, load_probabilities)
+        run, names = self.fold_run(fold), (kept_file(case_id), old_kept_file(case_id))
+        shape = (self.output.num_channels, *self.store.meta(case_id).shape)
+        read = partial(load_probabilities, shape=shape)
+        try:
+            return read_artifact(run, f"{PROBABILITIES_FOLDER}/{names[0]}", self.root, read)
+        except TrackingError:
+            if names[0] == names[1]:
+                raise
+            return read_artifact(run, f"{PROBABILITIES_FOLDER}/{names[1]}", self.root, read)
 
     def label_map(self, fold: int, case_id: str) -> LabelMap:
         """The case's out-of-fold prediction, post-processed as the experiment says."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from bratsml.tracking.store import project_root
 from bratsml.workflows.arguments import whole_number
 from bratsml.workflows.console import say
 from bratsml.workflows.preprocess import ensure_store
+from bratsml.workflows.records import find_record
 
 MADE_OF = ("soup.of", "prune.of")
 """Parameters of runs that train nothing: the runs whose networks they start from."""
@@ -167,7 +167,7 @@ def _recorded_store(source: RecordedRun, root: Path) -> Store:
 def _recorded_folder(source: RecordedRun, root: Path) -> Path | None:
     """Where a run's folds read their cases, or those of the runs that its networks came from."""
     for record in sorted((root / "outputs").glob(f"*-{source.run_id[:8]}/fold_*/job.json")):
-        path = Path(json.loads(record.read_text(encoding="utf-8"))["store"])
+        path = Path(str(find_record(record).get("store", "")))
         if path.is_dir():
             return path
     for run_id in ",".join(source.params.get(name, "") for name in MADE_OF).split(","):

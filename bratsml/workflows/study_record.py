@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from bratsml.tuning.settings import Objective, PrunerConfig, SamplerConfig
 from bratsml.tuning.space import Params, Space
 from bratsml.tuning.storage import StudyStorage
 from bratsml.tuning.study import SharedStudy
+from bratsml.workflows.records import load_record
 
 if TYPE_CHECKING:  # these bring torch; a worker, which reads the record too, stays small
     from bratsml.data.folds import Split
@@ -74,7 +74,7 @@ class StudyRecord(Config):
     @classmethod
     def load(cls, path: Path) -> StudyRecord:
         """Read a record back."""
-        return build_config(cls, json.loads(path.read_text(encoding="utf-8")), source=path.name)
+        return load_record(lambda **tree: build_config(cls, tree, source=path.name), path)
 
     @property
     def base(self) -> Experiment:
@@ -139,4 +139,4 @@ class TrialJob(Config):
     @classmethod
     def load(cls, path: Path) -> TrialJob:
         """Read a record back."""
-        return build_config(cls, json.loads(path.read_text(encoding="utf-8")), source=path.name)
+        return load_record(lambda **tree: build_config(cls, tree, source=path.name), path)

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,6 +37,7 @@ from bratsml.tuning.settings import Objective
 from bratsml.tuning.study import CASES, MEMORY, RUN, Result, SharedStudy, Word
 from bratsml.workflows.console import say
 from bratsml.workflows.fold import RESULT_FILE, SCORES_FILE, FoldWork, describe_setup, run_fold
+from bratsml.workflows.records import load_record, load_scores
 from bratsml.workflows.request import open_stores
 from bratsml.workflows.study_hooks import Pruned, ReportHook
 from bratsml.workflows.study_outcome import SMALLEST_EXCESS_GB, close
@@ -194,7 +194,7 @@ class TrialRun:
             work = FoldWork.build(experiment, store, split, fold, folder)
             if not (folder / RESULT_FILE).is_file():
                 self._train_fold(work, tables)
-            tables.append(pd.read_csv(folder / SCORES_FILE).assign(fold=fold))
+            tables.append(load_scores(folder / SCORES_FILE).assign(fold=fold))
             costs.append(_costs(work))
             if fold + 1 < record.folds:
                 self._prune_by_cases(tables)
@@ -296,6 +296,10 @@ def _value(objective: Objective, metrics: Mapping[str, float]) -> float:
     return metrics[f"trial/{objective}"]
 
 
+def _result_of(values: Sequence[float], **others: Any) -> Result:
+    return Result(values=tuple(values), **others)
+
+
 def run_trial(job: TrialJob, oracle: Oracle | None) -> None:
     """Run a trial to its end, or only tell its result when an earlier process has reached it.
 
@@ -311,8 +315,7 @@ def run_trial(job: TrialJob, oracle: Oracle | None) -> None:
     folder = record.trial_folder(job.number)
     outcome = folder / OUTCOME_FILE
     if outcome.is_file():
-        kept = json.loads(outcome.read_text(encoding="utf-8"))
-        result = Result(**{**kept, "values": tuple(kept["values"])})
+        result = load_record(_result_of, outcome)
     else:
         try:
             result = TrialRun(record, job, study, tracker, oracle).result()

@@ -6,7 +6,6 @@ where it was; one that dies again and again at the same place is given up, and t
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -27,6 +26,7 @@ from bratsml.tracking.run_state import HOST, is_process_alive, process_tags, thi
 from bratsml.training.signals import listening
 from bratsml.tuning.study import DEATHS, Claim, Result, SharedStudy, Word
 from bratsml.workflows.console import say
+from bratsml.workflows.records import epochs_in, find_record
 from bratsml.workflows.study_outcome import SMALLEST_EXCESS_GB, close
 from bratsml.workflows.study_record import StudyRecord, TrialJob
 
@@ -138,10 +138,7 @@ def epochs_done(folder: Path) -> int:
 
     total = 0
     for path in folder.glob(f"fold_*/{PROGRESS_FILE}"):
-        try:
-            total += int(json.loads(path.read_text(encoding="utf-8"))["epoch"])
-        except (OSError, ValueError, KeyError):
-            continue
+        total += epochs_in(find_record(path))
     return total
 
 

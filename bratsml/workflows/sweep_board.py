@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from rich.table import Table
 from bratsml.compute.queue import Entry, State
 from bratsml.workflows.console import console, duration, say
 from bratsml.workflows.fold import PROGRESS_FILE, RESULT_FILE
+from bratsml.workflows.records import epochs_in, find_record
 from bratsml.workflows.sweep_job import JobRun
 from bratsml.workflows.sweep_plan import Sweep
 
@@ -48,13 +48,10 @@ class Progress:
         """From what the folds have written in the folder that a run works in."""
         done, dice = 0, []
         for path in sorted(folder.rglob(PROGRESS_FILE)) if folder else []:
-            try:
-                state = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
+            state = find_record(path)
             is_over = path.with_name(RESULT_FILE).is_file()
-            done += epochs_each if is_over else int(state.get("epoch", 0))
-            if state.get("dice") is not None:
+            done += epochs_each if is_over else epochs_in(state)
+            if isinstance(state.get("dice"), float | int):
                 dice.append(float(state["dice"]))
         mean = sum(dice) / len(dice) if dice else None
         return cls(done, epochs_each * num_folds, mean)

@@ -5,7 +5,6 @@ Run as ``python -m bratsml.workflows.sweep_job job.json``.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -27,6 +26,7 @@ from bratsml.experiment import Experiment
 from bratsml.files import write_json
 from bratsml.workflows.console import say
 from bratsml.workflows.cv import Stopped, run_cv
+from bratsml.workflows.records import find_record, load_record
 from bratsml.workflows.request import Prepared, open_stores
 from bratsml.workflows.start import Start
 from bratsml.workflows.sweep_plan import Command
@@ -63,7 +63,7 @@ class SweepJob:
     @classmethod
     def load(cls, path: Path) -> SweepJob:
         """Read a record back."""
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        return load_record(cls, path)
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,8 @@ class JobRun:
     @classmethod
     def of(cls, job_folder: Path) -> JobRun:
         """What the job has noted so far."""
-        try:
-            return cls(**json.loads((job_folder / RUN_FILE).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return cls()
+        noted = find_record(job_folder / RUN_FILE)
+        return cls(str(noted.get("run_id", "")), str(noted.get("folder", "")))
 
     def save(self, job_folder: Path) -> None:
         """Note it."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import yaml
 from torch import Tensor
 
 from bratsml.compute.device import autocast_of, choose_device
@@ -15,6 +14,7 @@ from bratsml.config import build_config, flatten, merge
 from bratsml.errors import CheckpointError, ConfigError
 from bratsml.evaluation.whole_cases import Predictor
 from bratsml.experiment import Experiment
+from bratsml.files import read_yaml_file
 from bratsml.labels import LabelScheme, get_scheme
 from bratsml.models.output import Output
 from bratsml.tracking.runs import best_checkpoint, find_run
@@ -149,8 +149,8 @@ def _with_postprocess(experiment: Experiment, path: str) -> Experiment:
     """The experiment with the post-processing of a file."""
     file = Path(path)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = read_yaml_file(file)
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{file.name} cannot be read; give a {POSTPROCESS_FILE}") from error
     if not isinstance(content, dict) or set(content) != {"postprocess"}:
         raise ConfigError(f"{file.name} holds no post-processing; give a {POSTPROCESS_FILE}")

@@ -11,7 +11,6 @@ names; deleting it has everything measured anew.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
 from bratsml.errors import ResourceError
-from bratsml.files import write_json
+from bratsml.files import read_json, read_text, write_json
 from bratsml.models.attention import triton_op
 from bratsml.models.attention.backends import obstacle, variants
 from bratsml.models.attention.measure import Workload, measure
@@ -122,7 +121,7 @@ def _remembered(path: Path, key: str, workload: Workload, candidates: list[str])
 def _read(path: Path) -> dict[str, Any]:
     """The file's content; an absent, damaged or foreign one counts as empty."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         if content["format"] == FORMAT and isinstance(content["choices"], dict):
             return dict(content)
     except (FileNotFoundError, ValueError, KeyError, TypeError):
@@ -156,7 +155,7 @@ def _hardware(device: torch.device) -> str:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = read_text(Path("/proc/cpuinfo")).splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if "model name" in line)
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
