@@ -21,6 +21,10 @@ HEADER_BYTES = 544
 """Enough of the file's start for the header of either version."""
 MAX_DATA_BYTES = 512 << 20
 """Largest volume accepted: four modalities of 256 voxels a side in float64."""
+MAX_VOXELS = 1 << 26
+"""Most voxels of one volume, as stored and at 1 mm: 406 a side. A head takes 300."""
+MAX_OFFSET = 16 << 20
+"""Furthest that the voxels may begin, behind what programs put between header and voxels."""
 MAX_SIDE = 4096
 MIN_SPACING_MM, MAX_SPACING_MM = 0.01, 100.0
 
@@ -96,13 +100,20 @@ def parse_header(block: bytes, *, channels: int = 1, repair: bool = False) -> He
     affine, repairs = _checked_affine(fields, shape, repair)
     header_bytes = 348 if version == 1 else 540
     offset = float(fields["vox_offset"])
-    if not (np.isfinite(offset) and header_bytes <= offset <= MAX_DATA_BYTES):
+    if not (np.isfinite(offset) and header_bytes <= offset <= MAX_OFFSET):
         raise HeaderFault(f"the header puts the voxels at byte {offset:g}")
     header = Header(shape, channels, dtype, int(offset), slope, inter, affine, repairs)
     if header.data_bytes > MAX_DATA_BYTES:
         raise HeaderFault(
             f"the header declares {header.data_bytes / 2**20:,.0f} MB of voxels, more than the "
             f"{MAX_DATA_BYTES >> 20} MB allowed",
+            "check that it is one MRI volume",
+        )
+    voxels = int(np.prod(shape, dtype=np.int64))
+    if voxels > MAX_VOXELS:
+        raise HeaderFault(
+            f"the header declares {voxels / 1e6:,.0f} million voxels, more than the "
+            f"{MAX_VOXELS / 1e6:.0f} million allowed",
             "check that it is one MRI volume",
         )
     return header

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,13 @@ import numpy.typing as npt
 
 from bratsml import files
 from bratsml.data.header import HEADER_BYTES, MAX_DATA_BYTES, Header, HeaderFault, parse_header
-from bratsml.data.inflate import unpack_whole
+from bratsml.data.inflate import (
+    GZIP_MAGIC,
+    follow_to_checksum,
+    inflate,
+    unpack_start,
+    unpack_whole,
+)
 from bratsml.errors import DataError
 from bratsml.files import write_atomically
 from bratsml.geometry import Affine, Array
@@ -30,11 +37,15 @@ MAX_INTENSITY = 1e12
 """Largest magnitude an image may hold: its square must fit float32 with room for sums."""
 GZIP_LEVEL = 6
 
-Payload = bytes | npt.NDArray[np.uint8]
+PEEK_BYTES = 1 << 20
+"""Read of a file to find its header; gzip may put some kilobytes of names and notes before it."""
+MAX_UNEXPLAINED_BYTES = 16 << 20
+"""Largest file that is read although its header cannot be, to say what is wrong with it."""
+MAX_FILE_BYTES = MAX_DATA_BYTES + (16 << 20)
+
+Payload = bytes | bytearray | npt.NDArray[np.uint8]
 """The bytes of an uncompressed file."""
 
-_PROBE_BYTES, _PROBE_BLOCKS = 1 << 20, 64  # a bomb is not followed further than this
-_GZIP_MAGIC = b"\x1f\x8b"
 _NIFTI_MARKS = (b"n+1\0", b"ni1\0")
 _DAMAGED = "copy or download it again"
 
@@ -55,17 +66,38 @@ class Volume:
     repairs: tuple[str, ...]
 
 
-def read_bytes(path: Path, case_id: str) -> bytes:
-    """The whole file, if its size is plausible.
+def peek_header(
+    path: Path, case_id: str, *, channels: int = 1, repair: bool = False
+) -> Header | None:
+    """The header of a file, read without the rest of it, which then may be read.
+
+    ``None`` where the header is at fault in a way that :func:`decode_volume` explains better.
 
     Raises:
-        DataError: Missing, unreadable, or larger than any volume accepted.
+        DataError: Missing, unreadable, not an ordinary file, or larger than its header explains.
     """
     try:
-        return files.read_bytes(path, MAX_DATA_BYTES + (1 << 20))
-    except files.FileTooLargeError as error:
-        reason = str(error.strerror)
-        raise DataError(case_id, path.name, reason, "check that it is one MRI volume") from error
+        with files.open_file(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            start = stream.read(PEEK_BYTES)
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror or 'input error'})"
+        raise DataError(case_id, path.name, reason, "check the file and its permissions") from error
+    try:
+        return _plausible_header(start, size, path.name, channels, repair)
+    except HeaderFault as fault:
+        raise DataError(case_id, path.name, fault.reason, fault.remedy) from fault
+
+
+def read_bytes(path: Path, case_id: str, *, channels: int = 1, repair: bool = False) -> bytes:
+    """The whole file, once its header has been found plausible; see :func:`peek_header`.
+
+    Raises:
+        DataError: As there.
+    """
+    peek_header(path, case_id, channels=channels, repair=repair)
+    try:
+        return files.read_bytes(path, MAX_FILE_BYTES)
     except OSError as error:
         reason = f"cannot be read ({error.strerror or 'input error'})"
         raise DataError(case_id, path.name, reason, "check the file and its permissions") from error
@@ -73,7 +105,7 @@ def read_bytes(path: Path, case_id: str) -> bytes:
 
 def read_volume(path: Path, case_id: str, *, channels: int = 1, repair: bool = False) -> Volume:
     """Read and check one file; see :func:`decode_volume`."""
-    content = read_bytes(path, case_id)
+    content = read_bytes(path, case_id, channels=channels, repair=repair)
     return decode_volume(content, path.name, case_id, channels=channels, repair=repair)
 
 
@@ -163,69 +195,61 @@ def _refuse_other_content(content: bytes, name: str) -> None:
         raise HeaderFault("is a git-annex pointer, not the volume", "fetch it with 'git annex get'")
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise HeaderFault("is a web page (HTML), not a volume", "download it again")
-    if zipped and not content.startswith(_GZIP_MAGIC):
+    if zipped and not content.startswith(GZIP_MAGIC):
         if content[344:348] in _NIFTI_MARKS or content[4:8] == b"n+2\0":
             raise HeaderFault("is an uncompressed NIfTI named .gz", "rename it to .nii")
         raise HeaderFault("is not gzip although it is named .gz", _DAMAGED)
-    if not zipped and content.startswith(_GZIP_MAGIC):
+    if not zipped and content.startswith(GZIP_MAGIC):
         raise HeaderFault("is gzip although it is named .nii", "rename it to .nii.gz")
+
+
+def _plausible_header(
+    start: bytes, size: int, name: str, channels: int, repair: bool
+) -> Header | None:
+    """Judge a file of ``size`` bytes by its first ones.
+
+    Raises:
+        HeaderFault: It is too large for what it says it holds.
+    """
+    zipped = name.lower().endswith(".gz")
+    try:
+        _refuse_other_content(start, name)
+        block = unpack_start(start, HEADER_BYTES) if zipped else start[:HEADER_BYTES]
+        header = parse_header(block, channels=channels, repair=repair)
+    except (HeaderFault, zlib.error):
+        if size <= MAX_UNEXPLAINED_BYTES:
+            return None
+        raise HeaderFault(
+            f"has {size / 1e6:.0f} MB but no header of a volume at its start",
+            "check that it is one MRI volume",
+        ) from None
+    # what cannot be packed grows by some bytes per block and member
+    most = header.file_bytes + (header.file_bytes // 50 + PEEK_BYTES if zipped else 0)
+    if size > most:
+        what = "packed" if zipped else "long"
+        raise HeaderFault(
+            f"is {size} bytes {what}, but its header declares {header.file_bytes} bytes", _DAMAGED
+        )
+    return header
 
 
 def _unzip(content: bytes, channels: int, repair: bool) -> tuple[Header, Payload]:
     """Header and uncompressed file; never unpacks more than the header declares."""
     try:
-        start = zlib.decompressobj(wbits=31).decompress(content, HEADER_BYTES)
+        start = unpack_start(content[:PEEK_BYTES], HEADER_BYTES)
         if len(start) < 4:
             raise HeaderFault("is truncated: its gzip stream ends within the header", _DAMAGED)
         try:
             header = parse_header(start, channels=channels, repair=repair)
         except HeaderFault:
-            _follow_to_checksum(content)  # a damaged stream explains a strange header
+            follow_to_checksum(content)  # a damaged stream explains a strange header
             raise
         unpacked = unpack_whole(content, header.file_bytes)
-        return header, unpacked if unpacked is not None else _inflate(content, header.file_bytes)
+        return header, unpacked if unpacked is not None else inflate(content, header.file_bytes)
     except zlib.error as error:
         crc = "check" in str(error)
         what = "gzip checksum does not match its voxels" if crc else "gzip stream is damaged"
         raise HeaderFault(f"is corrupt: the {what}", _DAMAGED) from error
-
-
-def _follow_to_checksum(content: bytes) -> None:
-    """Raise ``zlib.error`` when the first gzip member is damaged; gives up on huge ones."""
-    stream = zlib.decompressobj(wbits=31)
-    for _ in range(_PROBE_BLOCKS):
-        if stream.eof or not content:
-            return
-        stream.decompress(content, _PROBE_BYTES)
-        content = stream.unconsumed_tail
-
-
-def _inflate(content: bytes, size: int) -> bytes:
-    """Exactly ``size`` bytes, every gzip member followed to its checksum."""
-    pieces: list[bytes] = []
-    held = 0
-    while True:
-        stream = zlib.decompressobj(wbits=31)
-        # One byte more than declared: a longer stream is seen without unpacking it, and a stream of
-        # the right length runs on into its trailer.
-        piece = stream.decompress(content, size - held + 1)
-        pieces.append(piece)
-        held += len(piece)
-        if held > size:
-            reason = f"is corrupt: it unpacks to more than the {size} bytes its header declares"
-            raise HeaderFault(reason, _DAMAGED)
-        if not stream.eof:
-            missing = size - held
-            if missing == 0:
-                raise HeaderFault("is truncated: the gzip trailer is incomplete", _DAMAGED)
-            raise HeaderFault(
-                f"is truncated: {missing} of {size} bytes are missing at the end", _DAMAGED
-            )
-        content = stream.unused_data.lstrip(b"\0")  # tape padding is legal
-        if not content:
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        if not content.startswith(_GZIP_MAGIC):
-            raise HeaderFault(f"has {len(content)} stray bytes after its gzip trailer", _DAMAGED)
 
 
 def _check_length(header: Header, found: int) -> None:

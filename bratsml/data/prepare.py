@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -16,8 +18,9 @@ from bratsml.data.checks import (
     check_same_grid,
     checked_label_map,
 )
+from bratsml.data.header import MAX_VOXELS
 from bratsml.data.meta import CaseMeta
-from bratsml.data.nifti import Volume, decode_volume, intensity_range, read_bytes
+from bratsml.data.nifti import Volume, decode_volume, intensity_range, peek_header, read_bytes
 from bratsml.data.normalise import apply_recipe, crop_label
 from bratsml.data.recipes import (
     RECIPE_VERSION,
@@ -26,6 +29,7 @@ from bratsml.data.recipes import (
     RecipeConfig,
 )
 from bratsml.data.resample import respace, respaced_shape
+from bratsml.errors import DataError
 from bratsml.files import sha256_of_json
 from bratsml.geometry import Array, Reorientation, Shape, Spacing, spacing_mm_of
 from bratsml.labels import LabelMap, LabelScheme
@@ -34,6 +38,9 @@ FOREGROUND_SAMPLES = 2000
 """Voxels kept per region for drawing patches around them."""
 NO_FOREGROUND = "no foreground"
 OUTSIDE_CROP = "label outside the brain"
+MAX_CASE_BYTES = 704 << 20
+"""Most that the files of a case may hold unpacked: four modalities of 256 voxels a side in float64
+and a label map, with room to spare."""
 
 _TARGET: Spacing = (SPACING_MM, SPACING_MM, SPACING_MM)
 
@@ -82,19 +89,57 @@ def case_key(
     )
 
 
-def read_case(case: CaseFiles, *, with_label: bool = True) -> RawCase:
+def read_case(case: CaseFiles, *, with_label: bool = True, repair: bool = False) -> RawCase:
     """Read every file of a case once.
 
     Raises:
-        DataError: A file is missing, unreadable or too large.
+        DataError: A file is missing, unreadable or no ordinary one, or the case is too large.
     """
+    paths = {use: path for use, path in case.files.items() if with_label or use != "label"}
+    require_manageable(case, paths, repair=repair)
     contents = {
-        use: read_bytes(path, case.id)
-        for use, path in case.files.items()
-        if with_label or use != "label"
+        use: read_bytes(path, case.id, channels=_channels(case, use), repair=repair)
+        for use, path in paths.items()
     }
     hashes = {use: hashlib.sha256(content).hexdigest() for use, content in contents.items()}
     return RawCase(case, contents, hashes)
+
+
+def require_manageable(case: CaseFiles, paths: Mapping[str, Path], *, repair: bool = False) -> None:
+    """Refuse by their headers files that are too much together, or once they are at 1 mm.
+
+    Args:
+        paths: Use to file.
+
+    Raises:
+        DataError: As said; or a file is missing, unreadable or no ordinary one.
+    """
+    total = 0
+    for use, path in paths.items():
+        header = peek_header(path, case.id, channels=_channels(case, use), repair=repair)
+        if header is None:  # reading says what is wrong
+            continue
+        total += header.file_bytes
+        spacing = spacing_mm_of(header.affine)
+        resampled = _resampled_shape(header.shape, list(spacing)) or header.shape
+        if math.prod(resampled) > MAX_VOXELS:
+            shown, wide = ("x".join(f"{n:g}" for n in sides) for sides in (header.shape, spacing))
+            reason = (
+                f"its {shown} voxels of {wide} mm become {math.prod(resampled) / 1e6:,.0f} million "
+                f"at {SPACING_MM:g} mm, more than the {MAX_VOXELS / 1e6:.0f} million allowed"
+            )
+            raise DataError(case.id, path.name, reason, "check the voxel size in its header")
+    if total > MAX_CASE_BYTES:
+        reason = (
+            f"its files hold {total / 2**20:,.0f} MB unpacked, more than the "
+            f"{MAX_CASE_BYTES >> 20} MB allowed"
+        )
+        raise DataError(case.id, "", reason, "check that each is one MRI volume")
+
+
+def _channels(case: CaseFiles, use: str) -> int:
+    """Length of the fourth axis of a file; 1 for a 3-D one."""
+    return len(MODALITIES) if case.layout == "decathlon" and use != "label" else 1
 
 
 def prepare_case(
@@ -114,7 +159,7 @@ def prepare_case(
     Raises:
         DataError: The case cannot be trusted; names the file, the fault and the remedy.
     """
-    raw = read_case(case, with_label=with_label)
+    raw = read_case(case, with_label=with_label, repair=repair)
     return prepare_raw_case(raw, recipe, scheme, repair=repair)
 
 

@@ -11,7 +11,8 @@ from bratsml.data.ledger import CaseRecord, FileRecord, check_manifest, file_sta
 from bratsml.data.prepare import case_key, prepare_raw_case, read_case
 from bratsml.data.recipes import RecipeConfig
 from bratsml.data.store import IMAGE_FILE, LABEL_FILE, REFERENCE_FILE, write_case
-from bratsml.errors import DataError, ResourceError
+from bratsml.errors import DataError
+from bratsml.files import printable
 from bratsml.geometry import Array
 from bratsml.labels import get_scheme
 
@@ -43,7 +44,7 @@ def process_case(task: Task) -> tuple[str, CaseRecord, bool]:
     case, scheme = task.case, get_scheme(task.scheme)
     stamps = {use: file_stamp(path) for use, path in case.files.items()}
     try:
-        raw = read_case(case)
+        raw = read_case(case, repair=task.repair)
     except DataError as error:  # without hashes there is no key: looked at again next time
         return case.id, CaseRecord(files={}, key="", error=_told(error)), False
     files = {
@@ -60,8 +61,14 @@ def process_case(task: Task) -> tuple[str, CaseRecord, bool]:
         prepared = prepare_raw_case(raw, task.recipe, scheme, repair=task.repair)
     except DataError as error:
         return case.id, CaseRecord(files=files, key=key, error=_told(error)), False
-    except MemoryError as error:
-        raise ResourceError(f"{case.id} does not fit into memory; use fewer workers") from error
+    except MemoryError:
+        told = ("", "does not fit into memory", "free some or use fewer workers, and run it again")
+        return case.id, CaseRecord(files={}, key="", error=told), False
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # a mistake of ours about one case must not cost the others; without a key it is tried again
+        what = printable(f"{type(error).__name__}: {error}", 200)
+        told = ("", f"could not be read by a mistake of bratsml ({what})", "please report it")
+        return case.id, CaseRecord(files={}, key="", error=told), False
     arrays: dict[str, Array] = {IMAGE_FILE: prepared.image}
     if prepared.label is not None:
         arrays[LABEL_FILE] = prepared.label

@@ -70,7 +70,9 @@ def read_bytes(path: Path, limit: int) -> bytes:
     with open_file(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         # Files below /proc claim size 0 and may go on for ever, so the claim alone proves nothing.
-        content = stream.read(limit + 1) if size <= limit else b""
+        content = stream.read(size + 1) if size <= limit else b""
+        while size < len(content) <= limit and (more := stream.read(HASH_BLOCK_BYTES)):
+            content += more
     if size > limit or len(content) > limit:
         found = f"{size / 1e6:.1f} MB" if size > limit else "more"
         raise FileTooLargeError(

@@ -171,7 +171,7 @@ def test_a_huge_file_is_refused_unread(tmp_path: Path):
     path = tmp_path / "a.nii"
     with path.open("wb") as stream:
         stream.truncate(1 << 32)  # sparse
-    with pytest.raises(DataError, match=r"has 4295\.0 MB, at most 537\.9 MB are read"):
+    with pytest.raises(DataError, match="has 4295 MB but no header of a volume"):
         read_volume(path, "case7")
 
 

@@ -16,6 +16,7 @@ import pytest
 from raw_cases import LPS_1MM, SHAPE, brain_volumes, case_writer, save_nifti, tumour_label
 
 from bratsml.data import preprocess as module
+from bratsml.data import process
 from bratsml.data.preprocess import build_store, preprocess_dataset
 from bratsml.data.recipes import RECIPE_VERSION, NativeRecipe
 from bratsml.data.store import Store, read_case_meta
@@ -405,3 +406,25 @@ def test_two_processes_give_the_same_store_as_one(raw, write_raw_case, tmp_path)
     one, two = Store.open(tmp_path / "one"), Store.open(tmp_path / "two")
     assert one.dataset_hash == two.dataset_hash
     assert read_case_meta(tmp_path / "two", "BraTS2021_00002") == one.meta("BraTS2021_00002")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(MemoryError(), "does not fit into memory"), (IndexError("odd\n"), r"IndexError: odd\n")],
+)
+def test_what_goes_wrong_with_one_case_does_not_cost_the_others(tmp_path, monkeypatch, error, told):
+    for case_id in ("BraTS2021_00000", "BraTS2021_00001"):
+        case_writer(tmp_path / "raw")(case_id)
+    prepare = process.prepare_raw_case
+
+    def fail(raw, *others, **named):
+        if raw.case.id.endswith("0"):
+            raise error
+        return prepare(raw, *others, **named)
+
+    monkeypatch.setattr(process, "prepare_raw_case", fail)
+    report = run(tmp_path / "raw", tmp_path / "store")
+    assert [(e.case, told in e.reason) for e in report.rejected] == [("BraTS2021_00000", True)]
+    assert report.num_usable == 1
+    monkeypatch.undo()
+    assert run(tmp_path / "raw", tmp_path / "store").num_usable == 2
