@@ -38,6 +38,9 @@ def preprocess(
     repair: Annotated[
         bool, typer.Option("--repair", help="Mend headers that can be mended, and log it.")
     ] = False,
+    no_labels: Annotated[
+        bool, typer.Option("--no-labels", help="Take cases without label map too, for predict.")
+    ] = False,
     manifest: Annotated[str, typer.Option(help="SHA256SUMS file to check the files by.")] = "",
 ) -> None:
     """Check, orient, crop and normalise raw cases into a store of arrays."""
@@ -49,6 +52,7 @@ def preprocess(
         recipe=recipe or "native",
         label_scheme=None if scheme in ("", "auto") else scheme,
         workers=workers or None,
+        need_labels=not no_labels,
         allow_rejected=allow_rejected,
         repair=repair,
         manifest=Path(manifest) if manifest else None,

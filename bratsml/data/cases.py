@@ -2,21 +2,31 @@
 
 Understood are the names of BraTS 2018-2021 (``<case>_t1ce.nii.gz``), BraTS 2023-2025
 (``<case>-t1c.nii.gz``) and the Medical Segmentation Decathlon (4-D files under ``imagesTr``), each
-as ``.nii`` or ``.nii.gz``, one folder per case or many cases in one folder, at any depth. Hidden
-files and files that are neither a modality nor a label map are ignored.
+as ``.nii`` or ``.nii.gz``, one folder per case, per modality or for all, at any depth
+(:mod:`bratsml.data.layouts`). Files that are neither a modality nor a label map are ignored; a case
+that is hidden, unreadable or has a name that cannot be printed is a problem like any other.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bratsml.data.case_names import CaseName, parse_case_id
+from bratsml.data.case_names import CaseName, name_problem, parse_case_id
+from bratsml.data.layouts import (
+    LABEL,
+    Part,
+    copies,
+    find_parts,
+    merged,
+    modality_suffix,
+    walk,
+)
 from bratsml.errors import ConfigError, DataError
+from bratsml.files import printable
 from bratsml.labels import LabelScheme, get_scheme
 
 __all__ = ["MODALITIES", "CaseFiles", "Discovery", "discover_cases", "find_case", "parse_case_id"]
@@ -26,20 +36,7 @@ MODALITIES = ("t1n", "t1c", "t2w", "t2f")
 DECATHLON_CHANNELS = {"t2f": 0, "t1n": 1, "t1c": 2, "t2w": 3}
 """Where the Decathlon's 4-D file (FLAIR, T1w, T1gd, T2w) holds each modality."""
 
-_LABEL = "label"
-_KINDS = {
-    "t1": "t1n", "t1n": "t1n",
-    "t1c": "t1c", "t1ce": "t1c", "t1gd": "t1c",
-    "t2": "t2w", "t2w": "t2w",
-    "t2f": "t2f", "flair": "t2f", "fla": "t2f",
-    "seg": _LABEL, "segm": _LABEL,
-}  # fmt: skip
-_FILE = re.compile(
-    rf"^(?P<prefix>.+)[-_](?P<suffix>{'|'.join(sorted(_KINDS, key=len, reverse=True))})"
-    r"\.nii(\.gz)?$",
-    re.IGNORECASE,
-)
-_DECATHLON_FILE = re.compile(r"^(?P<id>[^.].*)\.nii(\.gz)?$")
+_DECATHLON_FILE = re.compile(r"(?P<id>[^.].*)\.nii(\.gz)?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class CaseFiles:
     @property
     def files(self) -> dict[str, Path]:
         """Each file once, under the first thing it is used for."""
-        named = {**self.images, **({_LABEL: self.label} if self.label else {})}
+        named = {**self.images, **({LABEL: self.label} if self.label else {})}
         seen: dict[Path, str] = {}
         for use, path in named.items():
             seen.setdefault(path, use)
@@ -110,29 +107,35 @@ def discover_cases(folder: Path, *, need_labels: bool) -> Discovery:
     Raises:
         DataError: The folder is missing or holds no case at all.
     """
-    if not folder.is_dir():
-        raise DataError(folder.name, "", "is not a folder", "check the name of the data folder")
-    decathlon = _decathlon_root(folder)
-    found = list(_decathlon_cases(decathlon, need_labels) if decathlon else _brats_cases(folder))
-    if not found:
+    if not os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises where this says no
         raise DataError(
-            folder.name,
+            printable(folder.name, 80), "", "is not a folder", "check the name of the data folder"
+        )
+    problems: list[DataError] = []
+    decathlon = _decathlon_root(folder)
+    found = list(
+        _decathlon_cases(decathlon, need_labels, problems)
+        if decathlon
+        else _brats_cases(folder, problems)
+    )
+    if not found and not problems:
+        raise DataError(
+            printable(folder.name, 80),
             "",
             "holds no case",
             "expected names such as <case>_t1ce.nii.gz, <case>-t1c.nii.gz, imagesTr/<case>.nii.gz",
         )
     cases: list[CaseFiles] = []
-    problems: list[DataError] = []
-    copies = Counter(case.id for case, _ in found)
     for case, problem in sorted(found, key=lambda entry: entry[0].id):
-        problem = problem or _problem_of(case, need_labels, copies[case.id])
+        problem = problem or _problem_of(case, need_labels)
         if problem is None:
             cases.append(case)
         else:
             problems.append(problem)
-    unique = {problem.case: problem for problem in problems}
+    unique = {(problem.case, problem.file): problem for problem in problems}
+    ordered = sorted(unique.values(), key=lambda problem: problem.case)
     scheme, doubt = _common_scheme(case for case, _ in found)
-    return Discovery(tuple(cases), tuple(unique.values()), scheme, doubt)
+    return Discovery(tuple(cases), tuple(ordered), scheme, doubt)
 
 
 def find_case(folder: Path, case_id: str = "") -> CaseFiles:
@@ -153,9 +156,7 @@ def find_case(folder: Path, case_id: str = "") -> CaseFiles:
     return cases[0]
 
 
-def _problem_of(case: CaseFiles, need_labels: bool, copies: int) -> DataError | None:
-    if copies > 1:
-        return DataError(case.id, "", f"appears in {copies} places", "keep one of the copies")
+def _problem_of(case: CaseFiles, need_labels: bool) -> DataError | None:
     missing = [modality for modality in MODALITIES if modality not in case.images]
     if missing:
         plural = "modality" if len(missing) == 1 else "modalities"
@@ -167,100 +168,77 @@ def _problem_of(case: CaseFiles, need_labels: bool, copies: int) -> DataError | 
         )
     if need_labels and case.label is None:
         return DataError(
-            case.id, "", "missing label map", "add the label file, or ask for no labels"
+            case.id,
+            "",
+            "missing label map",
+            "add the label file, or preprocess for predict alone with --no-labels",
         )
     return None
 
 
-def _brats_cases(folder: Path) -> Iterator[tuple[CaseFiles, DataError | None]]:
-    for place, names in _walk(folder):
-        groups: dict[str, dict[str, list[str]]] = {}
-        for name in names:
-            if match := _FILE.match(name):
-                kind = _KINDS[match["suffix"].lower()]
-                groups.setdefault(match["prefix"], {}).setdefault(kind, []).append(name)
-        for case_id, kinds in _case_groups(place.resolve().name, groups):
-            yield _case_of(place, case_id, kinds)
-
-
-def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders with their visible files, links followed, each real folder once."""
-    seen: set[str] = set()
-    for place, subfolders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
-            subfolders.clear()
-            continue
-        seen.add(real)
-        subfolders[:] = sorted(name for name in subfolders if _is_visible(name))
-        yield Path(place), sorted(name for name in names if _is_visible(name))
-
-
-def _is_visible(name: str) -> bool:
-    """Neither hidden, nor left by an archiver, nor unfit to be printed."""
-    return not name.startswith((".", "__")) and name.isprintable()
-
-
-def _case_groups(
-    folder_name: str, groups: dict[str, dict[str, list[str]]]
-) -> Iterator[tuple[str, dict[str, list[str]]]]:
-    """Case id and files of each case in one folder.
-
-    Files with different prefixes are one case when no modality repeats and at most one prefix is a
-    BraTS id: so BraTS20_Training_355 gets its label ``W39_1998.09.19_Segm.nii``.
-    """
-    known = [prefix for prefix in groups if parse_case_id(prefix)]
-    kinds = [kind for group in groups.values() for kind in group]
-    if len(known) <= 1 and len(kinds) == len(set(kinds)) and groups:
-        case_id = known[0] if known else folder_name.lstrip(".") or "case"
-        yield case_id, {kind: names for group in groups.values() for kind, names in group.items()}
-    else:
-        yield from groups.items()
+def _brats_cases(
+    folder: Path, problems: list[DataError]
+) -> Iterator[tuple[CaseFiles, DataError | None]]:
+    found = find_parts(folder)
+    problems += found.problems
+    for case_id, parts in found.cases.items():
+        yield _case_of(case_id, merged(parts), parts)
 
 
 def _case_of(
-    place: Path, case_id: str, kinds: dict[str, list[str]]
+    case_id: str, kinds: dict[str, list[Path]], parts: list[Part]
 ) -> tuple[CaseFiles, DataError | None]:
     name = parse_case_id(case_id) or CaseName(case_id, "unknown", "")
-    paths = {kind: place / names[0] for kind, names in kinds.items()}
-    label = paths.pop(_LABEL, None)
+    paths = {kind: files[0] for kind, files in kinds.items()}
+    label = paths.pop(LABEL, None)
     images = {modality: paths[modality] for modality in MODALITIES if modality in paths}
-    new = any(_suffix(path) in ("t1n", "t2w", "t2f") for path in images.values())
+    new = any(modality_suffix(path) in ("t1n", "t2w", "t2f") for path in images.values())
     layout = "brats2023" if new or case_id.upper().startswith("BRATS-") else "brats2021"
     case = CaseFiles(case_id, name.patient, name.cohort, layout, images, label)
-    for kind, names in kinds.items():
-        if len(names) > 1:
-            return case, DataError(
-                case_id, names[1], f"second file for {kind} beside {names[0]}", "keep one of them"
-            )
+    if (places := copies(parts)) > 1:
+        return case, DataError(
+            case_id,
+            "",
+            f"appears in {places} places",
+            "keep one of them if they are copies, otherwise give each case a name of its own",
+        )
+    for kind, files in kinds.items():
+        if len(files) > 1:
+            reason = f"second file for {kind} beside {printable(files[0].name)}"
+            return case, DataError(case_id, printable(files[1].name), reason, "keep one of them")
     return case, None
 
 
-def _suffix(path: Path) -> str:
-    match = _FILE.match(path.name)
-    return match["suffix"].lower() if match else ""
-
-
 def _decathlon_root(folder: Path) -> Path | None:
-    for candidate in (folder, *sorted(p for p in folder.iterdir() if p.is_dir())):
-        if (candidate / "imagesTr").is_dir() or (candidate / "imagesTs").is_dir():
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError:  # the walk over the folder reports it
+        return None
+    for candidate in (folder, *entries):
+        images = [candidate / name for name in ("imagesTr", "imagesTs")]
+        if any(os.path.isdir(path) for path in images):  # noqa: PTH112 - as above
             return candidate
     return None
 
 
-def _decathlon_cases(root: Path, need_labels: bool) -> Iterator[tuple[CaseFiles, DataError | None]]:
+def _decathlon_cases(
+    root: Path, need_labels: bool, problems: list[DataError]
+) -> Iterator[tuple[CaseFiles, DataError | None]]:
     for images in ("imagesTr",) if need_labels else ("imagesTr", "imagesTs"):
         labels = root / images.replace("images", "labels")
-        folder = root / images
-        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            match = _DECATHLON_FILE.match(path.name)
-            if not match or not _is_visible(path.name):
-                continue
-            options = [labels / f"{match['id']}{ending}" for ending in (".nii.gz", ".nii")]
-            label = next((option for option in options if option.is_file()), None)
-            image_files = dict.fromkeys(MODALITIES, path)
-            case_id = match["id"]
-            yield CaseFiles(case_id, case_id, "decathlon", "decathlon", image_files, label), None
+        for place, names in walk(root / images, problems):
+            for name in names if place == root / images else ():
+                match = _DECATHLON_FILE.fullmatch(name)
+                if not match:
+                    continue
+                case_id = match["id"]
+                if problem := name_problem(case_id):
+                    problems.append(DataError(printable(case_id, 80), "", *problem))
+                    continue
+                options = [labels / f"{case_id}{ending}" for ending in (".nii.gz", ".nii")]
+                label = next((option for option in options if option.is_file()), None)
+                files = dict.fromkeys(MODALITIES, place / name)
+                yield CaseFiles(case_id, case_id, "decathlon", "decathlon", files, label), None
 
 
 def _common_scheme(cases: Iterable[CaseFiles]) -> tuple[str, str]:

@@ -16,6 +16,8 @@ GRID_TOLERANCE_MM = 0.1
 """Largest distance between the same voxel of two files that still counts as one grid."""
 ROUNDING_TOLERANCE = 1e-3
 """How far a label value may lie from a whole number."""
+BORDER_SHARE = 0.9
+"""Share of the outermost voxels that have the background's value."""
 _SHOWN_VALUES = 8
 
 
@@ -74,6 +76,48 @@ def check_contrast(
             if ranges[one] == ranges[other] and np.array_equal(images[one], images[other]):
                 reason = f"the same volume is given as {one} and {other}"
                 raise DataError(case_id, names[other], reason, "put the right file in place")
+
+
+def constant_background(volume: Array) -> float:
+    """The value around the brain where it is not 0, as it must be; 0 where all is well.
+
+    It is what all eight corners have, and nine tenths of the outermost voxels. A volume whose
+    border varies has no such background.
+
+    Example:
+        >>> volume = np.full((4, 4, 4), -1)
+        >>> volume[1:3, 1:3, 1:3] = 7
+        >>> constant_background(volume)
+        -1.0
+    """
+    ends = [0, -1]
+    corners = volume[np.ix_(ends, ends, ends)]
+    value = corners.flat[0]
+    if value == 0 or not (corners == value).all():
+        return 0.0
+    faces = [volume.take(end, axis=axis) for axis in range(3) for end in ends]
+    share = sum(np.count_nonzero(face == value) for face in faces) / sum(f.size for f in faces)
+    return float(value) if share >= BORDER_SHARE else 0.0
+
+
+def check_background(images: Mapping[str, Array], names: Mapping[str, str], case_id: str) -> None:
+    """Refuse modalities in which something else than 0 stands for "outside the brain".
+
+    What is not 0 counts as brain: it would be cropped to and normalised by.
+
+    Args:
+        images: Modality to volume, every voxel finite.
+        names: Modality to file name.
+
+    Raises:
+        DataError: With the value found.
+    """
+    for modality, volume in images.items():
+        value = constant_background(volume)
+        if value:
+            reason = f"its background is {value:g}, not 0"
+            remedy = "set it to 0, or preprocess with --repair, which takes it as 0"
+            raise DataError(case_id, names[modality], reason, remedy)
 
 
 def check_different_files(

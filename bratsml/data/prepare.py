@@ -13,10 +13,12 @@ import numpy as np
 
 from bratsml.data.cases import DECATHLON_CHANNELS, MODALITIES, CaseFiles
 from bratsml.data.checks import (
+    check_background,
     check_contrast,
     check_different_files,
     check_same_grid,
     checked_label_map,
+    constant_background,
 )
 from bratsml.data.header import MAX_VOXELS
 from bratsml.data.meta import CaseMeta
@@ -169,7 +171,10 @@ def prepare_raw_case(
     """:func:`prepare_case` from bytes already read; empties ``raw.contents``."""
     case = raw.case
     images, ranges, first = _images(raw, repair)
-    check_contrast(images, ranges, {m: case.images[m].name for m in MODALITIES}, case.id)
+    names = {m: case.images[m].name for m in MODALITIES}
+    check_contrast(images, ranges, names, case.id)
+    mended = _zero_backgrounds(images) if repair else ()
+    check_background(images, names, case.id)
     check_different_files(raw.hashes, {u: p.name for u, p in case.files.items()}, case.id)
     reference, repairs = _label(raw, first, scheme, repair)
     shape = cast(Shape, first.data.shape[:3])
@@ -210,7 +215,7 @@ def prepare_raw_case(
         flags=(
             *((NO_FOREGROUND,) if reference is not None and not reference.any() else ()),
             *((OUTSIDE_CROP,) if outside else ()),
-            *dict.fromkeys((*first.repairs, *repairs)),
+            *dict.fromkeys((*first.repairs, *mended, *repairs)),
         ),
         source_hash=source_hash,
         key=case_key(raw.hashes, recipe, scheme.name, repair),
@@ -241,6 +246,17 @@ def _images(
     assert first is not None
     ranges = {m: intensity_range(images[m], names[m], case.id) for m in MODALITIES}
     return images, ranges, first
+
+
+def _zero_backgrounds(images: dict[str, Array]) -> tuple[str, ...]:
+    """Put 0 where a modality has another constant background; what was mended."""
+    mended = []
+    for modality, volume in images.items():
+        value = constant_background(volume)
+        if value:
+            images[modality] = np.where(volume == value, volume.dtype.type(0), volume)
+            mended.append(f"background {value:g} of {modality} taken as 0")
+    return tuple(mended)
 
 
 def _label(

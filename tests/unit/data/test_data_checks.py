@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from bratsml.data.checks import (
+    check_background,
     check_contrast,
     check_different_files,
     check_same_grid,
     checked_label_map,
+    constant_background,
     grid_distance_mm,
 )
 from bratsml.data.nifti import Volume
@@ -119,3 +121,22 @@ def test_a_long_histogram_is_cut():
     label = np.arange(5, 25, dtype=np.int16).reshape(2, 2, 5)
     with pytest.raises(DataError, match=r"\(1 voxels\) and 12 more"):
         checked_label_map(label, "seg.nii", "case7", SCHEME)
+
+
+@pytest.mark.parametrize("value", [-1, -1024, 0.5, 1e-7, 4095])
+def test_a_background_that_is_not_zero_is_found(value):
+    volume = np.full((6, 5, 4), value, dtype=np.float32)
+    volume[1:5, 1:4, 1:3] = np.arange(24).reshape(4, 3, 2)
+    assert constant_background(volume) == pytest.approx(value)
+    volume[2, 0, 1] = 7  # an ear at the border is no matter
+    assert constant_background(volume) == pytest.approx(value)
+    with pytest.raises(DataError, match=r"case7: t1\.nii: its background is .*--repair"):
+        check_background({"t1n": volume}, {"t1n": "t1.nii"}, "case7")
+
+
+def test_a_border_of_zeros_or_of_tissue_is_no_such_background():
+    assert constant_background(np.zeros((4, 4, 4))) == 0
+    assert constant_background(np.random.default_rng(0).normal(size=(6, 6, 6))) == 0
+    tissue = np.random.default_rng(0).integers(1, 9, (6, 6, 6))
+    tissue[np.ix_([0, -1], [0, -1], [0, -1])] = 5  # equal corners alone say nothing
+    assert constant_background(tissue) == 0

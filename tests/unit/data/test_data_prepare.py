@@ -227,3 +227,15 @@ def test_scores_of_whole_numbers_and_of_floats_are_the_same(write_raw_case, prep
     inside = volume[2:8, 3:10, 1:7].astype(np.float64)
     expected = ((inside - inside.mean()) / inside.std())[::-1, ::-1]
     np.testing.assert_allclose(case.image[0], expected, atol=1e-5)
+
+
+def test_a_background_of_minus_one_is_refused_or_taken_as_zero_on_request(write_raw_case, prepare):
+    paths = write_raw_case()
+    expected = prepare()
+    volume = brain_volumes()["t2w"]
+    save_nifti(paths["t2w"], np.where(volume == 0, -1, volume).astype(np.int16))
+    with pytest.raises(DataError, match="its background is -1, not 0"):
+        prepare()
+    mended = prepare(repair=True)
+    np.testing.assert_array_equal(mended.image, expected.image)
+    assert "background -1 of t2w taken as 0" in mended.meta.flags
