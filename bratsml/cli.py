@@ -15,7 +15,6 @@ import typer
 
 from bratsml.cli_options import Data, Epochs, ExperimentFile, Extra, Model, Overrides, Postprocess
 from bratsml.cli_weights import commands as weights_commands
-from bratsml.errors import BratsmlError
 
 app = typer.Typer(
     help="Experiments in 3-D brain-tumour segmentation on BraTS MRI.",
@@ -293,17 +292,18 @@ def phantom(
 
 
 def main() -> None:
-    """Run the command line; what a user can cause ends in one sentence and exit code 1."""
+    """Run the command line; whatever goes wrong ends in one sentence and an exit code."""
     # nothing this project reads back is a pickle, so MLflow must not open one either
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     try:
         app()
-    except BratsmlError as error:
-        print(f"bratsml: {error}", file=sys.stderr)
-        sys.exit(1)
     except KeyboardInterrupt:
         print("bratsml: interrupted", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        from bratsml.workflows.ending import tell
+
+        sys.exit(tell(error))
 
 
 if __name__ == "__main__":

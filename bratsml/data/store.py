@@ -29,6 +29,7 @@ from bratsml.errors import ConfigError, DataError, ResourceError
 from bratsml.files import (
     fsync_folder,
     open_array,
+    printable,
     read_json,
     read_text,
     sha256_of_json,
@@ -253,7 +254,8 @@ def locked_for_writing(path: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            Console(stderr=True).print(f"{path.name}: waiting for the process that prepares it")
+            waiting = f"{printable(path.name)}: waiting for the process that prepares it"
+            Console(stderr=True, markup=False).print(waiting)
             lock.acquire()
     except OSError as error:
         reason = error.strerror or "no access"

@@ -86,7 +86,8 @@ def overlay_figure(
             line = _upright(reference[index, ..., z][shown])
             _outline(axes, line, region_colour(regions[index], index), width, rank)
     heading = "   ".join(part for part in (title, _dice_text(dice), f"slice {z}") if part)
-    figure.suptitle(heading, color="white", fontsize=12, y=0.985)
+    # a case called $x$ is no formula
+    figure.suptitle(heading, color="white", fontsize=12, y=0.985, parse_math=False)
     _add_legend(figure, regions)
     return figure
 

@@ -79,7 +79,7 @@ class ProgressHook(Hook):
 
     def __init__(self, title: str, console: Console | None = None) -> None:
         self.title = title
-        self.console = console or Console(highlight=False)
+        self.console = console or Console(highlight=False, markup=False, emoji=False)
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         self.steps = 1

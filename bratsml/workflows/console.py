@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from typing import Any
 
-console = Console(highlight=False)
+from rich.console import Console
+from rich.text import Text
+
+from bratsml.files import printable
+
+
+class PlainConsole(Console):
+    """Prints text as it is: names of cases and files come from whoever made the data.
+
+    So ``[red]`` is no colour, ``:x:`` no picture, and what would move the cursor, change colours or
+    turn the direction of writing is shown escaped. Only line breaks do what they say.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"highlight": False, "markup": False, "emoji": False, **options})
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Text as it is printed on its own or in the cell of a table."""
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
+
+
+console = PlainConsole()
 
 
 def say(message: str) -> None:

@@ -6,7 +6,6 @@ import difflib
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from bratsml.data.preprocess import Report, build_store
@@ -163,5 +162,5 @@ def _print_summary(report: Report, recipe: RecipeConfig, console: Console) -> No
     table = Table("case", "file", "reason", "remedy", title="Rejected (all in rejected.csv)")
     for error in report.rejected[:_SHOWN_REJECTED]:
         cells = (error.case, error.file, error.reason, error.remedy)
-        table.add_row(*(escape(cell) for cell in cells))
+        table.add_row(*cells)
     console.print(table)

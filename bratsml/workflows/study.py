@@ -11,7 +11,7 @@ from typing import Any
 from bratsml.compute.device import count_gpus
 from bratsml.compute.launcher import Job, ProcessLauncher
 from bratsml.config import Tree, merge
-from bratsml.errors import BratsmlError, ResourceError, TrackingError
+from bratsml.errors import ResourceError, TrackingError
 from bratsml.files import sha256_of_json, write_text
 from bratsml.tracking.mlflow_tracker import (
     MlflowTracker,
@@ -26,6 +26,7 @@ from bratsml.tuning.settings import PrunerConfig
 from bratsml.tuning.study import RUN, SharedStudy
 from bratsml.workflows.console import say, warn
 from bratsml.workflows.cv import Stopped
+from bratsml.workflows.ending import tell
 from bratsml.workflows.fold import describe_setup
 from bratsml.workflows.study_crew import Crew
 from bratsml.workflows.study_plan import StudyOptions, StudyPlan, parse
@@ -51,12 +52,11 @@ def main(plan: StudyPlan, arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     try:
         run_study(*parse(plan, arguments))
-    except BratsmlError as error:
-        print(f"bratsml: {error}", file=sys.stderr)
-        sys.exit(1)
     except KeyboardInterrupt:
         print("bratsml: interrupted; the same command goes on", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        sys.exit(tell(error))
 
 
 def run_study(plan: StudyPlan, options: StudyOptions) -> str:
